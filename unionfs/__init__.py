@@ -1,0 +1,3 @@
+"""The union mount: layers below, one writable layer above, seen as one tree."""
+
+__version__ = "0.1.0"

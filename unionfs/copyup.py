@@ -1,0 +1,196 @@
+"""Copy-up: building, in the upper's scratch directory, the copy of what a lower layer has.
+
+The copy is complete, and on disk, before it gets its name; the order is: content, owner,
+attributes, mode, times, sync, and then (:meth:`unionfs.upper.Upper.publish`) the rename.
+Mode comes after owner, for a change of owner clears set-user-ID and capabilities.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import xxhash
+
+from unionfs import syscalls
+from unionfs.layers import markers
+from unionfs.merge import Source
+from unionfs.model import Attributes
+from unionfs.upper import Upper
+
+_CHUNK: Final = 1 << 20
+_NOT_POSSIBLE: Final = frozenset(
+    (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM)
+)
+_NO_ATTRIBUTE_HERE: Final = frozenset((errno.EOPNOTSUPP, errno.EPERM))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a copy gets besides its content.
+
+    attributes: owner, mode and times. extended: attributes with their values. marks: the upper's
+    own, which only regular files and directories can have where they are ``user.`` attributes.
+    """
+
+    attributes: Attributes
+    extended: list[tuple[bytes, bytes]]
+    marks: list[tuple[bytes, bytes]]
+
+
+def plan(upper: Upper, source: Source, marks: Iterable[tuple[bytes, bytes]]) -> Plan:
+    """Read what the copy of *source* has to have. Raises OSError of the layer."""
+    _, layer, entry = source
+    extended = [(name, layer.getxattr(entry, name)) for name in layer.listxattr(entry)]
+    spelled = [(upper.prefix + mark, value) for mark, value in marks]
+    return Plan(entry.attributes, extended, spelled)
+
+
+def index_key(source: Source, origin: bytes | None) -> bytes:
+    """The name in the index of a lower inode: its handle in hexadecimal, as overlayfs has it."""
+    if origin is not None:
+        return origin.hex().encode()
+    attributes = source.entry.attributes
+    layer = xxhash.xxh3_64_intdigest(os.fsencode(source.layer.identity))
+    return b"unionmount-%x-%x-%x" % (layer, attributes.st_dev, attributes.st_ino)
+
+
+def copy_regular(
+    upper: Upper, name: bytes, content_fd: int, size: int, wanted: Plan
+) -> os.stat_result:
+    """Build the copy of a regular file under the scratch *name*; answers its status.
+
+    size: bytes to copy; the copy ends there (a truncation that comes next needs no more).
+    Uses descriptors only, so a worker thread may run it. Raises OSError, nothing left behind.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    target_fd = os.open(name, flags, 0o600, dir_fd=upper.scratch)
+    try:
+        copy_content(content_fd, target_fd, size)
+        _apply(target_fd, wanted)
+        if size and not upper.volatile:
+            os.fsync(target_fd)
+        return os.fstat(target_fd)
+    except BaseException:
+        os.unlink(name, dir_fd=upper.scratch)
+        raise
+    finally:
+        os.close(target_fd)
+
+
+def copy_other(upper: Upper, name: bytes, source: Source, wanted: Plan) -> os.stat_result:
+    """Build the copy of a directory (without its names), link, device, socket or FIFO."""
+    mode, scratch_fd = wanted.attributes.st_mode, upper.scratch
+    if stat.S_ISDIR(mode):
+        os.mkdir(name, 0o700, dir_fd=scratch_fd)
+    elif stat.S_ISLNK(mode):
+        os.symlink(source.layer.readlink(source.entry), name, dir_fd=scratch_fd)
+    else:
+        kind = stat.S_IFMT(mode) | 0o600
+        os.mknod(name, kind, wanted.attributes.st_rdev, dir_fd=scratch_fd)
+    try:
+        with _held(scratch_fd, name) as descriptor:
+            _apply(b"/proc/self/fd/%d" % descriptor, wanted)
+            return os.fstat(descriptor)
+    except BaseException:
+        if stat.S_ISDIR(mode):
+            os.rmdir(name, dir_fd=scratch_fd)
+        else:
+            os.unlink(name, dir_fd=scratch_fd)
+        raise
+
+
+def copy_content(source_fd: int, target_fd: int, size: int) -> None:
+    """Copy the first *size* bytes, holes as holes: by reflink, by the kernel, or by hand.
+
+    Raises OSError; ESTALE if the source ends before.
+    """
+    if size == os.fstat(source_fd).st_size and _clone(source_fd, target_fd):
+        return
+    os.ftruncate(target_fd, size)
+    for start, end in _data(source_fd, size):
+        _copy_range(source_fd, target_fd, start, end)
+
+
+def _clone(source_fd: int, target_fd: int) -> bool:
+    try:
+        syscalls.clone_file(source_fd, target_fd)
+    except OSError as error:
+        if error.errno in _NOT_POSSIBLE:
+            return False
+        raise
+    return True
+
+
+def _data(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    """The stretches of a file, up to *size*, that are not holes (lseek(2), SEEK_DATA)."""
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        end = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
+        if start < end:
+            yield start, end
+
+
+def _copy_range(source_fd: int, target_fd: int, start: int, end: int) -> None:
+    by_kernel = True
+    while start < end:
+        if by_kernel:
+            try:
+                count = os.copy_file_range(source_fd, target_fd, end - start, start, start)
+            except OSError as error:
+                if error.errno not in _NOT_POSSIBLE:
+                    raise
+                by_kernel = False
+                continue
+        else:
+            chunk = os.pread(source_fd, min(_CHUNK, end - start), start)
+            count = os.pwrite(target_fd, chunk, start) if chunk else 0
+        if count == 0:
+            raise OSError(errno.ESTALE, "a layer changed while it was copied")
+        start += count
+
+
+def _apply(target: int | bytes, wanted: Plan) -> None:
+    attributes = wanted.attributes
+    os.chown(target, attributes.st_uid, attributes.st_gid)
+    for name, value in wanted.extended:
+        try:
+            os.setxattr(target, name, value)
+        except OSError as error:
+            # As overlayfs: an attribute that this filesystem has no room for is left, unless
+            # leaving it would change who may do what.
+            if error.errno != errno.EOPNOTSUPP or _decides_access(name):
+                raise
+    for name, value in wanted.marks:
+        try:
+            os.setxattr(target, name, value)
+        except OSError as error:
+            if error.errno not in _NO_ATTRIBUTE_HERE:
+                raise
+    if not stat.S_ISLNK(attributes.st_mode):
+        os.chmod(target, stat.S_IMODE(attributes.st_mode))
+    os.utime(target, ns=(attributes.st_atime_ns, attributes.st_mtime_ns))
+
+
+def _decides_access(name: bytes) -> bool:
+    return name.startswith((b"system.posix_acl_", b"security."))
+
+
+@contextlib.contextmanager
+def _held(directory_fd: int, name: bytes) -> Iterator[int]:
+    descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory_fd)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

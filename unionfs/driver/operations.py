@@ -1,0 +1,259 @@
+"""``pyfuse3.Operations``: translates requests, replies and errors, and does nothing else."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, ParamSpec, TypeVar
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields
+
+from unionfs.driver.caching import ABSENT, attributes_reply, open_reply
+from unionfs.filesystem import Changes, Filesystem
+from unionfs.model import NAME_MAX, Caller
+from unionfs.nodes import Node
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_log: Final = logging.getLogger("unionfs")
+
+_WORTH_A_RECORD: Final = frozenset((errno.EIO, errno.ESTALE, errno.EUCLEAN))
+"""Errors that tell of a layer or a disk, not of what the caller asked."""
+
+
+def _answering(
+    handler: Callable[_P, Coroutine[Any, Any, _T]],
+) -> Callable[_P, Coroutine[Any, Any, _T]]:
+    """An OSError becomes the caller's errno; any other exception EIO, and one log record."""
+
+    @functools.wraps(handler)
+    async def answer(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return await handler(*args, **kwargs)
+        except FUSEError:
+            raise
+        except OSError as error:
+            if error.errno in _WORTH_A_RECORD:
+                _log.warning("%s %r: %s", handler.__name__, args[1:3], error)
+            raise FUSEError(error.errno or errno.EIO) from None
+        except Exception:
+            _log.exception("%s failed for node or handle %r", handler.__name__, args[1:3])
+            raise FUSEError(errno.EIO) from None
+
+    return answer
+
+
+class UnionOperations(pyfuse3.Operations):
+    """The requests of one mount, for one filesystem."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+    enable_acl = True
+
+    def __init__(self, filesystem: Filesystem) -> None:
+        super().__init__()
+        self._filesystem = filesystem
+
+    # Names
+
+    @_answering
+    async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        try:
+            return self._entry(self._filesystem.lookup(parent_inode, name))
+        except FileNotFoundError:
+            return ABSENT
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        for number, count in inode_list:
+            try:
+                self._filesystem.forget(number, count)
+            except Exception:
+                _log.exception("forget failed for node %d", number)
+
+    @_answering
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        file, node = self._filesystem.create(parent_inode, name, mode, flags, _caller(ctx))
+        return open_reply(file.descriptor), self._entry(node)
+
+    @_answering
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        return self._entry(self._filesystem.mknod(parent_inode, name, mode, rdev, _caller(ctx)))
+
+    @_answering
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        return self._entry(self._filesystem.mkdir(parent_inode, name, mode, _caller(ctx)))
+
+    @_answering
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        return self._entry(self._filesystem.symlink(parent_inode, name, target, _caller(ctx)))
+
+    @_answering
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        return self._entry(await self._filesystem.link(inode, new_parent_inode, new_name))
+
+    @_answering
+    async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        await self._filesystem.unlink(parent_inode, name)
+
+    @_answering
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        self._filesystem.rmdir(parent_inode, name)
+
+    @_answering
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: RequestContext,
+    ) -> None:
+        await self._filesystem.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
+
+    # Attributes
+
+    @_answering
+    async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        node, attributes, links = self._filesystem.getattr(inode)
+        return attributes_reply(node.number, attributes, links)
+
+    @_answering
+    async def setattr(
+        self,
+        inode: int,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: int | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        changes = Changes(
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        return self._entry(await self._filesystem.setattr(inode, changes, fh))
+
+    @_answering
+    async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        return self._filesystem.readlink(inode)
+
+    @_answering
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        await self._filesystem.setxattr(inode, name, value, _Groups(ctx))
+
+    @_answering
+    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        return self._filesystem.getxattr(inode, name)
+
+    @_answering
+    async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
+        return self._filesystem.listxattr(inode)
+
+    @_answering
+    async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        await self._filesystem.removexattr(inode, name)
+
+    # Open files. FLUSH is left to the base class: ENOSYS, so the kernel never asks again.
+
+    @_answering
+    async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        return open_reply((await self._filesystem.open(inode, flags)).descriptor)
+
+    @_answering
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        return self._filesystem.read(fh, off, size)
+
+    @_answering
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        return self._filesystem.write(fh, off, buf)
+
+    @_answering
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self._filesystem.fsync(fh, datasync)
+
+    @_answering
+    async def release(self, fh: int) -> None:
+        self._filesystem.release(fh)
+
+    # Open directories
+
+    @_answering
+    async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        return self._filesystem.opendir(inode)
+
+    @_answering
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        for name, node, position in self._filesystem.readdir(fh, start_id):
+            taken = pyfuse3.readdir_reply(token, name, self._entry(node), position)
+            if name not in (b".", b".."):
+                self._filesystem.accepted(node, taken)
+            if not taken:
+                break
+
+    @_answering
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        await self._filesystem.fsyncdir(fh)
+
+    @_answering
+    async def releasedir(self, fh: int) -> None:
+        self._filesystem.releasedir(fh)
+
+    @_answering
+    async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
+        has = self._filesystem.statfs()
+        reply = pyfuse3.StatvfsData()
+        for field in _STATFS_FIELDS:
+            setattr(reply, field, getattr(has, field))
+        reply.f_namemax = NAME_MAX
+        return reply
+
+    def _entry(self, node: Node) -> EntryAttributes:
+        attributes, links = self._filesystem.status(node)
+        return attributes_reply(node.number, attributes, links)
+
+
+_STATFS_FIELDS: Final = (
+    "f_bsize",
+    "f_frsize",
+    "f_blocks",
+    "f_bfree",
+    "f_bavail",
+    "f_files",
+    "f_ffree",
+    "f_favail",
+)
+
+
+class _Groups:
+    """Whether the caller of a request belongs to a group; asked only when it matters."""
+
+    def __init__(self, context: RequestContext) -> None:
+        self._context = context
+
+    def __call__(self, group: int) -> bool:
+        context = self._context
+        if context.uid == 0 or context.gid == group:
+            return True
+        return group in pyfuse3.get_sup_groups(context.pid)
+
+
+def _caller(context: RequestContext) -> Caller:
+    return Caller(context.uid, context.gid, context.umask)

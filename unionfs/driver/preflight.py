@@ -1,0 +1,150 @@
+"""What must hold of the directories before they are mounted, each failure in one clear line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from unionfs.driver import mounts
+from unionfs.layers.base import Layer
+from unionfs.model import BusyError, UnionError
+from unionfs.sources import problem
+
+_FUSE_DEVICE = "/dev/fuse"
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+def require_fuse() -> None:
+    """Check that this machine and this user may speak FUSE. Raises UnionError."""
+    try:
+        os.close(os.open(_FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except PermissionError as error:
+        raise UnionError(f"no permission to open {_FUSE_DEVICE}: mount as root") from error
+    except OSError as error:
+        raise UnionError(
+            f"{_FUSE_DEVICE}: {error.strerror}; load the module with modprobe fuse, or give this"
+            " container the device"
+        ) from error
+
+
+def clear_mount_point(point: bytes) -> list[str]:
+    """Check that *point*, a real path, can be mounted on; take a dead union away from it.
+
+    Answers what the user should know though it stops nothing, a line each. Raises UnionError.
+    """
+    name = os.fsdecode(point)
+    notes = []
+    while mounts.is_dead(point):
+        _remove_dead(point)
+        notes.append(f"{name}: removed the mount of a unionmount process that is gone")
+    mount = mounts.visible_at(point)
+    if mount is not None and mount.kind == mounts.TYPE:
+        raise UnionError(f"mount point {name}: a union is mounted on it; unmount that first")
+    try:
+        if os.listdir(point):
+            notes.append(f"{name} is not empty; the mount hides what it holds")
+    except PermissionError:
+        # Whoever may not list it may still be allowed to mount on it.
+        pass
+    except FileNotFoundError as error:
+        raise UnionError(
+            f"mount point {name}: there is no such directory; make it with mkdir -p"
+        ) from error
+    except OSError as error:
+        raise problem("mount point", point, error) from error
+    return notes
+
+
+def check_roles(
+    layers: Sequence[tuple[bytes, Layer]], upper: bytes, work: bytes, point: bytes
+) -> None:
+    """Check that nothing else in the mount overlaps *upper* and *work*, and that they are free.
+
+    layers: each with the word that named it. Directories are told apart by device and inode, not
+    by their paths, so neither links nor bind mounts deceive. Layers may overlap each other, and
+    the mount point may lie in one: their views are open before it is mounted on.
+
+    Raises UnionError.
+    """
+    lowers = [_Directory("layer", word, layer.lineage) for word, layer in layers]
+    uppermost = _Directory.at("upper", upper)
+    scratch = _Directory.at("work", work)
+    target = _Directory.at("mount point", point)
+    for own in (uppermost, scratch):
+        for lower in lowers:
+            own.refuse_overlap(lower)
+        target.refuse_inside(own)
+        overlay = mounts.overlay_using(own.path)
+        if overlay is not None:
+            raise BusyError(
+                f"{own} is in use by the overlay mounted on {os.fsdecode(overlay)};"
+                " unmount that first"
+            )
+    scratch.refuse_overlap(uppermost)
+    if not os.access(upper, os.W_OK | os.X_OK):
+        raise UnionError(f"{uppermost} can't be written; name a directory that can")
+
+
+@dataclass(frozen=True)
+class _Directory:
+    """A directory, what it is in the mount, and (device, inode) of it and of all it lies in."""
+
+    role: str
+    path: bytes
+    lineage: Sequence[tuple[int, int]]
+
+    @classmethod
+    def at(cls, role: str, path: bytes) -> Self:
+        try:
+            return cls(role, path, list(_ancestors(path)))
+        except OSError as error:
+            raise problem(role, path, error) from error
+
+    def __str__(self) -> str:
+        return f"{self.role} {os.fsdecode(self.path)}"
+
+    def refuse_inside(self, outer: Self) -> None:
+        if self.lineage[0] == outer.lineage[0]:
+            raise UnionError(f"{self} is the same directory as {outer}; name another")
+        if outer.lineage[0] in self.lineage:
+            raise UnionError(f"{self} is inside {outer}; name one that is not")
+
+    def refuse_overlap(self, other: Self) -> None:
+        self.refuse_inside(other)
+        other.refuse_inside(self)
+
+
+def _remove_dead(point: bytes) -> None:
+    name = os.fsdecode(point)
+    mount = mounts.visible_at(point)
+    if mount is None or mount.kind != mounts.TYPE:
+        kind = "unknown" if mount is None else os.fsdecode(mount.kind)
+        raise UnionError(
+            f"mount point {name}: a dead mount of type {kind} is on it; remove it with umount -l"
+        )
+    try:
+        mounts.detach(point)
+    except OSError as error:
+        raise UnionError(
+            f"mount point {name}: a dead mount is on it that can't be removed: {error.strerror}"
+        ) from error
+
+
+def _ancestors(path: bytes) -> Iterator[tuple[int, int]]:
+    here = os.open(path, _DIRECTORY)
+    former = None
+    try:
+        while True:
+            status = os.fstat(here)
+            identity = (status.st_dev, status.st_ino)
+            if identity == former:
+                return
+            yield identity
+            former = identity
+            above = os.open(b"..", _DIRECTORY, dir_fd=here)
+            os.close(here)
+            here = above
+    finally:
+        os.close(here)

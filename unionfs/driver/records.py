@@ -1,0 +1,184 @@
+"""Records of the unions that are mounted: what the kernel's table of mounts can't say of them.
+
+Each daemon keeps a record of its layers, named after its mount's device number, in a directory
+that doesn't outlive the machine's run. It holds a lock on the record, which ends with the process
+whatever ends that; a record without a lock is of a daemon that is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import json
+import os
+import select
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from unionfs.driver import mounts
+
+_OF_ROOT: Final = b"/run/unionmount"
+_OF_USERS: Final = b"/run/user/*/unionmount"
+# Any user may put what they like into a directory of theirs, a FIFO for example.
+_READING: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class Union:
+    """One union: layers base first, real paths all; process: its daemon's, None if that is gone."""
+
+    point: bytes
+    layers: Sequence[bytes]
+    upper: bytes | None
+    work: bytes | None
+    process: int | None
+
+    def as_json(self) -> dict[str, object]:
+        """For ``json.dumps``; bytes that are no UTF-8 become lone surrogates (PEP 383)."""
+        return {
+            "mountpoint": os.fsdecode(self.point),
+            "layers": [os.fsdecode(layer) for layer in self.layers],
+            "upper": None if self.upper is None else os.fsdecode(self.upper),
+            "work": None if self.work is None else os.fsdecode(self.work),
+            "process": self.process,
+        }
+
+
+@contextlib.contextmanager
+def kept(union: Union) -> Iterator[None]:
+    """Keep the record of *union*, which this process has mounted, as long as the context lasts.
+
+    Root's are in ``/run/unionmount``, a user's in ``$XDG_RUNTIME_DIR/unionmount``. Where that
+    can't be written there is no record, and :func:`mounted` knows only the mount point.
+
+    Raises OSError.
+    """
+    mount = mounts.visible_at(union.point)
+    directory = _own_directory()
+    if mount is None or directory is None:
+        yield
+        return
+    try:
+        os.makedirs(directory, 0o755, exist_ok=True)
+        descriptor = os.open(directory, os.O_WRONLY | os.O_CLOEXEC | os.O_TMPFILE, 0o644)
+    except OSError:
+        yield
+        return
+    path = _path(directory, mount.device)
+    try:
+        _sweep(directory)
+        os.write(descriptor, json.dumps(union.as_json()).encode("ascii"))
+        # Locked before it has a name, so that nobody sees it without its lock.
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        # Without a descriptor, os.link calls link(2), which doesn't follow the link in /proc.
+        os.link(b"/proc/self/fd/%d" % descriptor, path, src_dir_fd=descriptor)
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        os.close(descriptor)
+
+
+def mounted() -> list[Union]:
+    """The unions mounted on this machine, as far as this process may see them, by mount point."""
+    found = []
+    for mount in mounts.table():
+        if mount.kind == mounts.TYPE and mount.root == b"/":
+            unions = [union for _, union in _records(mount.device)]
+            # The record of a daemon that is gone might be of an earlier mount of that number.
+            sure = [union for union in unions if union.process or union.point == mount.point]
+            union = sure[0] if sure else Union(mount.point, (), None, None, None)
+            found.append(Union(mount.point, union.layers, union.upper, union.work, union.process))
+    return sorted(found, key=lambda union: union.point)
+
+
+def serving(upper: bytes) -> Union | None:
+    """The union whose daemon holds the upper or work directory *upper*, as far as is known."""
+    for _, union in _records("*"):
+        if union.process and upper in (union.upper, union.work):
+            return union
+    return None
+
+
+def wait_for_end(union: Union, seconds: float) -> bool:
+    """Whether the daemon of *union* is done with it, having been waited for *seconds* at most.
+
+    A daemon goes on for a moment after its mount is gone, with last writes and locks to give up;
+    while its mount is still there it isn't waited for.
+    """
+    if union.process is None:
+        return True
+    table = {mount.device for mount in mounts.table()}
+    if any(device in table for device, other in _records("*") if other == union):
+        return False
+    try:
+        process = os.pidfd_open(union.process)
+    except ProcessLookupError:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(process, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+    finally:
+        os.close(process)
+
+
+def _own_directory() -> bytes | None:
+    if os.geteuid() == 0:
+        return _OF_ROOT
+    runtime = os.environb.get(b"XDG_RUNTIME_DIR")
+    return os.path.join(runtime, b"unionmount") if runtime else None
+
+
+def _path(directory: bytes, device: str) -> bytes:
+    return os.path.join(directory, f"{device}.json".encode("ascii"))
+
+
+def _records(device: str) -> Iterator[tuple[str, Union]]:
+    """Device and union of the records of *device*, ``*`` for all."""
+    directories = {_OF_ROOT, _OF_USERS}
+    own = _own_directory()
+    if own is not None:
+        directories.add(glob.escape(own))
+    paths = {path for directory in directories for path in glob.glob(_path(directory, device))}
+    for path in sorted(paths):
+        union = _read(path)
+        if union is not None:
+            yield os.fsdecode(os.path.basename(path)).removesuffix(".json"), union
+
+
+def _read(path: bytes) -> Union | None:
+    """The union of a record, its process None when that is gone; None if it can't be read."""
+    try:
+        with open(os.open(path, _READING), "rb") as record:
+            try:
+                fcntl.flock(record, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                gone = False
+            else:
+                gone = True
+            known = json.load(record)
+            return Union(
+                point=os.fsencode(known["mountpoint"]),
+                layers=[os.fsencode(layer) for layer in known["layers"]],
+                upper=None if known["upper"] is None else os.fsencode(known["upper"]),
+                work=None if known["work"] is None else os.fsencode(known["work"]),
+                process=None if gone else int(known["process"]),
+            )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _sweep(directory: bytes) -> None:
+    """Remove the records of daemons that are gone and whose mounts are, too."""
+    table = {mount.device for mount in mounts.table()}
+    for path in glob.glob(_path(glob.escape(directory), "*")):
+        device = os.fsdecode(os.path.basename(path)).removesuffix(".json")
+        union = _read(path)
+        if device not in table and (union is None or union.process is None):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)

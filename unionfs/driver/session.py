@@ -1,0 +1,390 @@
+"""One mount's life: check, mount, become a daemon, serve, end by a signal or by umount(8).
+
+The process that is to serve does everything, from opening the layers on, after its fork: neither
+FUSE nor trio would survive one. What it has to say before the mount is up goes through a pipe to
+the process that the user waits for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import logging
+import logging.handlers
+import os
+import resource
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import pyfuse3
+import trio
+
+from unionfs.driver import mounts, namespaces, preflight, records
+from unionfs.driver.operations import UnionOperations
+from unionfs.filesystem import Filesystem
+from unionfs.layers.base import Layer
+from unionfs.layers.markers import Dialects
+from unionfs.model import BusyError, UnionError
+from unionfs.options import Options
+from unionfs.sources import open_layers, problem
+from unionfs.upper import Upper
+
+_log = logging.getLogger(__name__)
+
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# How long a daemon that is on its way out may take to let go of its upper.
+_SECONDS_TO_LET_GO: Final = 10
+_WORK_SUFFIX: Final = b".work"
+_PASSED_ON: Final = frozenset(
+    ("dev", "suid", "noexec", "sync", "dirsync", "noatime", "allow_other", "allow_root", "debug")
+)
+_READY: Final = b"+"
+_FAILED: Final = b"-"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be mounted, and how.
+
+    layers: base first. point: a real path. upper: None for a read-only mount. work: None for the
+    default beside the upper. log: a file for the log. verbosity: 0 for warnings, 1 to tell what
+    happens, 2 for all. All paths are absolute.
+    """
+
+    layers: tuple[bytes, ...]
+    point: bytes
+    upper: bytes | None = None
+    work: bytes | None = None
+    dialects: Dialects = Dialects.AUTO
+    options: Options = field(default_factory=Options)
+    log: bytes | None = None
+    verbosity: int = 0
+
+
+def serve(plan: Plan) -> int:
+    """Mount *plan* in this process and serve it until it is unmounted.
+
+    SIGTERM, SIGINT and SIGHUP unmount it. Answers the exit status: 1 if an exception ended it,
+    which then is logged. Raises UnionError, with nothing mounted and nothing left behind.
+    """
+    _start_log(plan, foreground=True)
+    return _serve(plan, lambda: _log.info("%s is mounted", os.fsdecode(plan.point)))
+
+
+def start(plan: Plan, *, bound: bool = False) -> int:
+    """Mount *plan* in a process of its own, and return when the mount answers.
+
+    bound: that process is to unmount and end when ours does.
+
+    Answers the process id. Raises UnionError, with nothing mounted and nothing left behind.
+    """
+    reader, writer = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    process = os.fork()
+    if process == 0:
+        os.close(reader)
+        _be_daemon(plan, writer, bound=bound)
+    os.close(writer)
+    try:
+        with open(reader, "rb") as pipe:
+            word = pipe.read()
+    except KeyboardInterrupt:
+        os.kill(process, signal.SIGTERM)
+        os.waitpid(process, 0)
+        raise
+    if word.startswith(_FAILED):
+        os.waitpid(process, 0)
+        raise UnionError(os.fsdecode(word.removeprefix(_FAILED)))
+    if word != _READY:
+        _, status = os.waitpid(process, 0)
+        raise UnionError(
+            "the process that was to serve the mount ended with status"
+            f" {os.waitstatus_to_exitcode(status)}"
+        )
+    try:
+        os.statvfs(plan.point)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            mounts.detach(plan.point)
+        raise UnionError(
+            f"{os.fsdecode(plan.point)}: mounted, but it does not answer ({error.strerror});"
+            " see the log"
+        ) from error
+    return process
+
+
+def stop(plan: Plan, process: int) -> None:
+    """Unmount *plan*, which the child *process* serves, and wait for its end.
+
+    A mount in use is detached, with a line to say so; then the process ends with its last user.
+    """
+    try:
+        in_use = mounts.unmount(plan.point)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise problem("mount point", plan.point, error) from error
+        in_use = False
+    if in_use:
+        tell(_in_use(plan.point))
+    else:
+        os.waitpid(process, 0)
+
+
+def tell(line: str) -> None:
+    """Show the user a line that is not an error."""
+    print(f"unionmount: {line}", file=sys.stderr)
+
+
+def _in_use(point: bytes) -> str:
+    return f"{os.fsdecode(point)} is in use: it is detached now, and unmounted once nobody uses it"
+
+
+def _be_daemon(plan: Plan, writer: int, *, bound: bool) -> None:
+    status = 1
+    try:
+        os.setsid()
+        if bound:
+            namespaces.signal_when_parent_ends(signal.SIGTERM)
+        _close_all_but(writer)
+        _start_log(plan, foreground=False)
+        status = _serve(plan, lambda: _report_ready(writer))
+    except UnionError as error:
+        os.write(writer, _FAILED + os.fsencode(str(error)))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _close_all_but(kept: int) -> None:
+    """Close what we inherited, so that whoever waits for the end of a pipe of theirs sees it."""
+    os.closerange(3, kept)
+    os.closerange(kept + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def _report_ready(writer: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+    os.close(null)
+    os.write(writer, _READY)
+    os.close(writer)
+
+
+def _start_log(plan: Plan, *, foreground: bool) -> None:
+    """Send the log where *plan* says; else to standard error, or errors to the system's log."""
+    handlers: list[logging.Handler] = []
+    if foreground:
+        handlers.append(_with_format(logging.StreamHandler(), "unionmount: %(message)s"))
+    if plan.log is not None:
+        try:
+            file = logging.FileHandler(os.fsdecode(plan.log), errors="backslashreplace")
+        except OSError as error:
+            raise problem("log", plan.log, error) from error
+        handlers.append(_with_format(file, "%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    elif not foreground and os.path.exists("/dev/log"):
+        system = logging.handlers.SysLogHandler("/dev/log")
+        system.setLevel(logging.ERROR)
+        handlers.append(_with_format(system, "unionmount[%(process)d]: %(message)s"))
+    logging.basicConfig(handlers=handlers or [logging.NullHandler()], force=True)
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(plan.verbosity, 2)]
+    logging.getLogger("unionfs").setLevel(level)
+
+
+def _with_format(handler: logging.Handler, text: str) -> logging.Handler:
+    handler.setFormatter(logging.Formatter(text))
+    return handler
+
+
+def _serve(plan: Plan, ready: Callable[[], None]) -> int:
+    for number in _ENDING:
+        # Until the mount is there a signal is an exception, so that what was begun is undone.
+        signal.signal(number, signal.default_int_handler)
+    os.chdir("/")
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    preflight.require_fuse()
+    for note in preflight.clear_mount_point(plan.point):
+        tell(note)
+    # What is to come last at the end is below what is to come first.
+    with contextlib.ExitStack() as last, contextlib.ExitStack() as stack:
+        filesystem = stack.enter_context(contextlib.closing(_open(plan, last)))
+        stack.enter_context(_mounted(plan, UnionOperations(filesystem)))
+        last.pop_all()
+        # While the daemon holds its upper, the record says so.
+        last.enter_context(records.kept(_union(plan)))
+        gc.collect()
+        gc.freeze()
+        try:
+            trio.run(_answer, plan.point, ready)
+        except BaseException:
+            _log.exception("%s: serving the mount failed", os.fsdecode(plan.point))
+            return 1
+        return 0
+
+
+def _union(plan: Plan) -> records.Union:
+    upper = None if plan.upper is None else os.path.realpath(plan.upper)
+    return records.Union(
+        point=plan.point,
+        layers=tuple(os.path.realpath(layer) for layer in plan.layers),
+        upper=upper,
+        work=None if upper is None else os.path.realpath(plan.work or upper + _WORK_SUFFIX),
+        process=os.getpid(),
+    )
+
+
+def _open(plan: Plan, undo: contextlib.ExitStack) -> Filesystem:
+    """Open what *plan* names; *undo* removes what was made for it if it is not mounted after all.
+
+    Raises UnionError.
+    """
+    with contextlib.ExitStack() as opened:
+        layers = open_layers(plan.layers, plan.dialects)
+        for layer in layers:
+            opened.callback(layer.close)
+        upper = None
+        if plan.upper is not None:
+            upper = _open_upper(plan, plan.upper, layers, undo)
+            opened.callback(upper.close)
+        filesystem = Filesystem(layers, upper, dialects=plan.dialects)
+        opened.pop_all()
+        return filesystem
+
+
+def _open_upper(
+    plan: Plan, upper: bytes, layers: Sequence[Layer], undo: contextlib.ExitStack
+) -> Upper:
+    work = plan.work or _default_work(upper, undo)
+    named = list(zip(plan.layers, layers, strict=True))
+    preflight.check_roles(named, upper, work, plan.point)
+    while True:
+        try:
+            return Upper(upper, work, volatile="volatile" in plan.options.flags)
+        except BusyError as error:
+            _wait_for_user(upper, work, error)
+        except OSError as error:
+            raise problem("upper", upper, error) from error
+
+
+def _default_work(upper: bytes, undo: contextlib.ExitStack) -> bytes:
+    try:
+        os.stat(upper)
+    except OSError as error:
+        raise problem("upper", upper, error) from error
+    work = os.path.realpath(upper) + _WORK_SUFFIX
+    try:
+        os.mkdir(work, 0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise UnionError(
+            f"work {os.fsdecode(work)}: {error.strerror};"
+            " name a directory on the upper's filesystem with --work"
+        ) from error
+    else:
+        undo.callback(shutil.rmtree, work, ignore_errors=True)
+    return work
+
+
+def _wait_for_user(upper: bytes, work: bytes, error: BusyError) -> None:
+    """Wait until the daemon that has *upper* or *work* is done, if it is about to be.
+
+    Raises BusyError otherwise: *error*, or a better one if it is known who that is.
+    """
+    for role, path in (("upper", upper), ("work", work)):
+        union = records.serving(os.path.realpath(path))
+        if union is None:
+            continue
+        if records.wait_for_end(union, _SECONDS_TO_LET_GO):
+            return
+        raise BusyError(
+            f"{role} {os.fsdecode(path)} is in use by the union on {os.fsdecode(union.point)}"
+            f" (process {union.process}); unmount that first"
+        )
+    raise error
+
+
+@contextlib.contextmanager
+def _mounted(plan: Plan, operations: UnionOperations) -> Iterator[None]:
+    # From here on signals wait until they are answered by unmounting.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    with _said() as said:
+        try:
+            pyfuse3.init(operations, os.fsdecode(plan.point), _fuse_options(plan))
+        except RuntimeError as error:
+            # libfuse tells the reason on standard error only.
+            reason = "; ".join(line.partition(": ")[2] or line for line in said())
+            raise UnionError(f"mount point {os.fsdecode(plan.point)}: {reason or error}") from error
+    try:
+        yield
+    finally:
+        pyfuse3.close(unmount=False)
+        # It still is there if serving failed, and answers nobody any more.
+        mount = mounts.visible_at(plan.point)
+        if mount is not None and mount.kind == mounts.TYPE and mounts.is_dead(plan.point):
+            mounts.detach(plan.point)
+
+
+def _fuse_options(plan: Plan) -> set[str]:
+    """What libfuse is asked for: only options that it knows, it ends the process for others."""
+    flags = plan.options.flags
+    options = {"default_permissions", f"subtype={mounts.SUBTYPE}"} | (flags & _PASSED_ON)
+    if os.geteuid() == 0 and "allow_root" not in flags:
+        options.add("allow_other")
+    if plan.upper is None or "ro" in flags:
+        options.add("ro")
+    source = plan.options.fsname or mounts.SUBTYPE.encode("ascii")
+    # In octal any byte passes, through pyfuse3 (ASCII only) and libfuse (commas).
+    return options | {"fsname=" + "".join(f"\\{byte:03o}" for byte in source)}
+
+
+@contextlib.contextmanager
+def _said() -> Iterator[Callable[[], list[str]]]:
+    """Keep what C code writes to standard error meanwhile; gives a call that tells its lines."""
+    kept = os.dup(2)
+    memory = os.memfd_create("stderr")
+    os.dup2(memory, 2)
+
+    def lines() -> list[str]:
+        return os.fsdecode(os.pread(memory, 4096, 0)).splitlines()
+
+    try:
+        yield lines
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(memory)
+
+
+async def _answer(point: bytes, ready: Callable[[], None]) -> None:
+    """Serve until the mount is gone; *ready* is called when signals would be heard."""
+    with trio.open_signal_receiver(*_ENDING) as signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_unmount_on, signals, point)
+                ready()
+                await pyfuse3.main()
+                nursery.cancel_scope.cancel()
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+
+
+async def _unmount_on(signals: AsyncIterator[int], point: bytes) -> None:
+    async for _ in signals:
+        # Unmounting may have to write back first, and it is we who are to answer that.
+        try:
+            in_use = await trio.to_thread.run_sync(mounts.unmount, point)
+        except OSError as error:
+            _log.warning("%s can't be unmounted: %s", os.fsdecode(point), error.strerror)
+        else:
+            if in_use:
+                _log.warning(_in_use(point))

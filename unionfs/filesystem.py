@@ -1,0 +1,568 @@
+"""What each operation means on nodes: POSIX on a union. No FUSE in it.
+
+Operations take the numbers and handles that the kernel knows and raise OSError with the errno
+for the caller. Those that may copy content up are asynchronous; every await is accounted for in
+docs/concurrency.md. The kernel checks permissions, and holds a directory's lock while one of its
+names is changed; what it has checked is not checked again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from unionfs import syscalls
+from unionfs.layers import markers, places
+from unionfs.layers.base import Layer
+from unionfs.layers.markers import Dialects
+from unionfs.layers.places import Place
+from unionfs.model import NAME_MAX, Attributes, Caller
+from unionfs.nodes import Node, OpenDirectory, OpenFile
+from unionfs.tree import Tree
+from unionfs.upper import Upper
+
+_ACCESS_ACL: Final = b"system.posix_acl_access"
+# The kernel has done what these ask for, or they would make our own reads and writes fail.
+_NOT_PASSED_ON: Final = os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_DIRECT | os.O_NOCTTY
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What setattr changes; None leaves a value as it is. Times are in nanoseconds."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+class Filesystem:
+    """The union of *layers* (base first) under *upper*, or read-only without one.
+
+    dialects: AUTO keeps names beginning ``.wh.`` out of the mount.
+    """
+
+    def __init__(
+        self, layers: Sequence[Layer], upper: Upper | None, *, dialects: Dialects = Dialects.AUTO
+    ) -> None:
+        self._tree = Tree(layers, upper)
+        self._upper = upper
+        self._nodes = self._tree.nodes
+        self._reserve_markers = dialects is Dialects.AUTO
+        self._files: dict[int, OpenFile] = {}
+        self._directories: dict[int, OpenDirectory] = {}
+        self._next_directory = 0
+
+    def close(self) -> None:
+        """Close all that is open, the layers and the upper too."""
+        for descriptor in self._files:
+            os.close(descriptor)
+        self._files.clear()
+        for layer in self._tree.layers:
+            if self._upper is None or layer is not self._upper.layer:
+                layer.close()
+        if self._upper is not None:
+            self._upper.close()
+
+    @property
+    def known_nodes(self) -> int:
+        """How many nodes are known."""
+        return len(self._nodes)
+
+    # Names
+
+    def lookup(self, parent: int, name: bytes) -> Node:
+        """The node called *name*, one more reference on it for the kernel."""
+        _check_name(name)
+        node = self._tree.lookup(self._node(parent), name)
+        node.lookups += 1
+        return node
+
+    def forget(self, number: int, count: int) -> None:
+        """The kernel gives up *count* references."""
+        self._tree.forget(self._node(number), count)
+
+    def create(
+        self, parent: int, name: bytes, mode: int, flags: int, caller: Caller
+    ) -> tuple[OpenFile, Node]:
+        """Make and open a regular file; the kernel has a reference on it."""
+        directory, place = self._new_name(parent, name)
+        access = flags & ~_NOT_PASSED_ON
+        descriptor = self._tree.upper.create(place, name, mode, access, caller)
+        try:
+            node = self._tree.made(directory, name)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        node.lookups += 1
+        return self._opened(node, descriptor, writable=flags & os.O_ACCMODE != os.O_RDONLY), node
+
+    def mknod(self, parent: int, name: bytes, mode: int, device: int, caller: Caller) -> Node:
+        """Make a file, device, socket or FIFO."""
+        directory, place = self._new_name(parent, name)
+        self._tree.upper.make_node(place, name, mode, device, caller)
+        return self._known(self._tree.made(directory, name))
+
+    def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Node:
+        """Make a directory."""
+        directory, place = self._new_name(parent, name)
+        self._tree.upper.make_directory(place, name, mode, caller)
+        return self._known(self._tree.made(directory, name))
+
+    def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Node:
+        """Make a symbolic link."""
+        directory, place = self._new_name(parent, name)
+        self._tree.upper.make_symlink(place, name, target, caller)
+        return self._known(self._tree.made(directory, name))
+
+    async def link(self, number: int, parent: int, name: bytes) -> Node:
+        """Give a node, not a directory, another name."""
+        node = self._node(number)
+        _ = self._tree.upper
+        await self._tree.copy_up(node)
+        directory, place = self._new_name(parent, name)
+        if node.upper is None or node.removed:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        source: Place = node.upper.entry.handle
+        if node.index_key is not None:
+            self._tree.upper.set_links_by_upper(source, node.links)
+        self._tree.upper.link(source, place, name)
+        if node.index_key is not None:
+            node.links += 1
+        self._nodes.add_name(node, directory, name, in_upper=True)
+        return self._known(node)
+
+    async def unlink(self, parent: int, name: bytes) -> None:
+        """Take a name, not a directory's, away."""
+        directory, node = self._old_name(parent, name)
+        if node.is_directory:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        await self._tree.keep_links(node, directory, name)
+        self._tree.raise_directory(directory)
+        covers = self._tree.shows_below(directory, name)
+        present = node.has_name(directory, name).in_upper
+        with self._tree.losing_name(node, directory, name):
+            self._tree.upper.remove(_upper_place(directory), name, present=present, covers=covers)
+        self._tree.release(node)
+
+    def rmdir(self, parent: int, name: bytes) -> None:
+        """Take an empty directory away."""
+        directory, node = self._old_name(parent, name)
+        if self._tree.children(node):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        self._tree.raise_directory(directory)
+        covers = self._tree.shows_below(directory, name)
+        place = Place(_upper_place(directory), name)
+        if node.upper is not None:
+            place = node.upper.entry.handle
+        self._tree.upper.remove_directory(place, present=node.upper is not None, covers=covers)
+        self._nodes.drop_name(node, directory, name)
+        node.removed = True
+        self._tree.release(node)
+
+    async def rename(
+        self, old_parent: int, old_name: bytes, new_parent: int, new_name: bytes, flags: int
+    ) -> None:
+        """renameat2(2) with RENAME_NOREPLACE and RENAME_EXCHANGE."""
+        if flags & ~(syscalls.RENAME_NOREPLACE | syscalls.RENAME_EXCHANGE):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        source, node = self._old_name(old_parent, old_name)
+        self._check_new_name(new_name)
+        target = self._node(new_parent)
+        replaced = self._find(target, new_name)
+        if flags & syscalls.RENAME_EXCHANGE:
+            if replaced is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            await self._exchange(source, old_name, node, target, new_name, replaced)
+        elif replaced is not None and flags & syscalls.RENAME_NOREPLACE:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        elif replaced is not node:
+            await self._move(source, old_name, node, target, new_name, replaced)
+
+    async def _move(
+        self,
+        source: Node,
+        old_name: bytes,
+        node: Node,
+        target: Node,
+        new_name: bytes,
+        replaced: Node | None,
+    ) -> None:
+        tree, upper = self._tree, self._tree.upper
+        if replaced is not None and replaced.is_directory and tree.children(replaced):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        await self._ready_to_move(node, source, old_name)
+        if replaced is not None:
+            await tree.keep_links(replaced, target, new_name)
+        tree.raise_directory(source)
+        tree.raise_directory(target)
+        covers = tree.shows_below(source, old_name)
+        upper.settle(_upper_place(target), new_name)
+        if node.is_directory:
+            self._keep_content(node, source, old_name, target)
+        place = _place_of_name(node, source, old_name)
+
+        def move() -> None:
+            upper.move(
+                place, _upper_place(target), new_name, directory=node.is_directory, covers=covers
+            )
+
+        if replaced is None:
+            move()
+        elif replaced.is_directory:
+            self._replace_directory(replaced, target, new_name, move)
+        else:
+            with tree.losing_name(replaced, target, new_name):
+                move()
+        self._nodes.drop_name(node, source, old_name)
+        self._nodes.add_name(node, target, new_name, in_upper=True)
+        if replaced is not None:
+            tree.release(replaced)
+
+    async def _exchange(
+        self,
+        source: Node,
+        old_name: bytes,
+        node: Node,
+        target: Node,
+        new_name: bytes,
+        other: Node,
+    ) -> None:
+        tree = self._tree
+        await self._ready_to_move(node, source, old_name)
+        await self._ready_to_move(other, target, new_name)
+        if node.is_directory:
+            self._keep_content(node, source, old_name, target)
+        if other.is_directory:
+            self._keep_content(other, target, new_name, source)
+        tree.upper.exchange(
+            _place_of_name(node, source, old_name), _place_of_name(other, target, new_name)
+        )
+        self._nodes.drop_name(node, source, old_name)
+        self._nodes.drop_name(other, target, new_name)
+        self._nodes.add_name(node, target, new_name, in_upper=True)
+        self._nodes.add_name(other, source, old_name, in_upper=True)
+
+    async def _ready_to_move(self, node: Node, parent: Node, name: bytes) -> None:
+        """The upper has the node, under this very name."""
+        await self._tree.copy_up(node)
+        await self._tree.keep_links(node, parent, name)
+        if not node.is_directory and not node.has_name(parent, name).in_upper:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    def _keep_content(self, node: Node, source: Node, name: bytes, target: Node) -> None:
+        """Before a directory is called otherwise: what shows through it stays the same.
+
+        What merges into it is found by a redirect; what would merge into it there is hidden by
+        an opaque mark. At its old name either mark means what is there already.
+        """
+        assert node.upper is not None
+        entry, upper = node.upper.entry, self._tree.upper
+        if not node.lower:
+            if target.lower and not entry.opaque:
+                upper.set_mark(entry.handle, markers.OPAQUE, markers.OPAQUE_YES)
+                entry.opaque = True
+            return
+        if entry.redirect is not None and (source is target or entry.redirect.startswith(b"/")):
+            return
+        if source is target:
+            redirect = name
+        else:
+            _, layer, below = node.lower[0]
+            redirect = layer.path(below)
+        try:
+            upper.set_mark(entry.handle, markers.REDIRECT, redirect)
+        except OSError as error:
+            if (
+                error.errno in (errno.ENOSPC, errno.E2BIG, errno.ERANGE)
+                and len(redirect) > NAME_MAX
+            ):
+                # A path too long for an attribute; mv(1) copies instead.
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV)) from error
+            raise
+        entry.redirect = redirect
+
+    def _replace_directory(
+        self, node: Node, parent: Node, name: bytes, move: Callable[[], None]
+    ) -> None:
+        if node.upper is None:
+            move()
+        else:
+            place: Place = node.upper.entry.handle
+            self._tree.upper.clear_whiteouts(place)
+            with places.outliving(place):
+                move()
+        self._nodes.drop_name(node, parent, name)
+        node.removed = True
+
+    # Attributes
+
+    def getattr(self, number: int) -> tuple[Node, Attributes, int]:
+        """A node, its attributes and its link count."""
+        node = self._node(number)
+        attributes, links = self._tree.status(node)
+        return node, attributes, links
+
+    def status(self, node: Node) -> tuple[Attributes, int]:
+        """The attributes and the link count of a node."""
+        return self._tree.status(node)
+
+    async def setattr(self, number: int, changes: Changes, handle: int | None = None) -> Node:
+        """Change attributes; handle: the open file it was asked through, if it was."""
+        node = self._node(number)
+        whole = None
+        if node.upper is None and changes.size is not None:
+            whole = node.lower[0].entry.attributes.st_size
+        await self._tree.copy_up(node, changes.size)
+        assert node.upper is not None
+        place: Place = node.upper.entry.handle
+        upper = self._tree.upper
+        if changes.size is not None:
+            self._truncate(node, changes.size, handle)
+            if whole is not None and whole != changes.size and changes.mtime_ns is None:
+                # The copy was made no longer than wanted, so cutting it changed no time.
+                now = time.time_ns()
+                upper.change_times(place, places.status(place).st_atime_ns, now)
+        if changes.uid is not None or changes.gid is not None:
+            upper.change_owner(
+                place,
+                -1 if changes.uid is None else changes.uid,
+                -1 if changes.gid is None else changes.gid,
+            )
+        if changes.mode is not None:
+            upper.change_mode(place, stat.S_IMODE(changes.mode))
+        if changes.atime_ns is not None or changes.mtime_ns is not None:
+            before = places.status(place)
+            upper.change_times(
+                place,
+                before.st_atime_ns if changes.atime_ns is None else changes.atime_ns,
+                before.st_mtime_ns if changes.mtime_ns is None else changes.mtime_ns,
+            )
+        return node
+
+    def _truncate(self, node: Node, size: int, handle: int | None) -> None:
+        file = None if handle is None else self._files.get(handle)
+        if file is not None and file.writable:
+            os.ftruncate(file.descriptor, size)
+            return
+        descriptor = self._tree.open_upper(node, os.O_WRONLY)
+        try:
+            os.ftruncate(descriptor, size)
+        finally:
+            os.close(descriptor)
+
+    def readlink(self, number: int) -> bytes:
+        """The target of a symbolic link."""
+        _, layer, entry = self._node(number).top
+        return layer.readlink(entry)
+
+    def listxattr(self, number: int) -> list[bytes]:
+        """Names of extended attributes; marks are not among them."""
+        _, layer, entry = self._node(number).top
+        return layer.listxattr(entry)
+
+    def getxattr(self, number: int, name: bytes) -> bytes:
+        """The value of an extended attribute. Raises OSError: ENODATA."""
+        _, layer, entry = self._node(number).top
+        return layer.getxattr(entry, name)
+
+    async def setxattr(
+        self, number: int, name: bytes, value: bytes, in_group: Callable[[int], bool]
+    ) -> None:
+        """Set an extended attribute. Raises OSError: EPERM for a mark.
+
+        in_group: whether the caller belongs to a group; who does not, loses set-group-ID along
+        with a change of the access ACL, as with one of the mode (acl(5), posix_acl_update_mode).
+        """
+        node = self._changeable(number, name)
+        await self._tree.copy_up(node)
+        assert node.upper is not None
+        place: Place = node.upper.entry.handle
+        places.setxattr(place, name, value)
+        if name == _ACCESS_ACL:
+            status = places.status(place)
+            if status.st_mode & stat.S_ISGID and not in_group(status.st_gid):
+                self._tree.upper.change_mode(place, stat.S_IMODE(status.st_mode) & ~stat.S_ISGID)
+
+    async def removexattr(self, number: int, name: bytes) -> None:
+        """Remove an extended attribute. Raises OSError: EPERM for a mark, ENODATA."""
+        node = self._changeable(number, name)
+        if node.upper is None:
+            self.getxattr(number, name)
+        await self._tree.copy_up(node)
+        assert node.upper is not None
+        places.removexattr(node.upper.entry.handle, name)
+
+    def _changeable(self, number: int, name: bytes) -> Node:
+        if markers.is_mark(name):
+            raise PermissionError(errno.EPERM, "a mark of the union can't be set through it")
+        return self._node(number)
+
+    # Open files
+
+    async def open(self, number: int, flags: int) -> OpenFile:
+        """Open a regular file; to write brings it to the upper."""
+        node = self._node(number)
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        if writable or flags & os.O_TRUNC:
+            await self._tree.copy_up(node, 0 if flags & os.O_TRUNC else None)
+            descriptor = self._tree.open_upper(node, flags & ~_NOT_PASSED_ON)
+        else:
+            source = self._tree.content(node)
+            if source is node.upper:
+                descriptor = self._tree.open_upper(node, os.O_RDONLY)
+            else:
+                descriptor = source.layer.open(source.entry)
+        return self._opened(node, descriptor, writable)
+
+    def read(self, handle: int, offset: int, size: int) -> bytes:
+        """Up to *size* bytes at *offset*."""
+        return os.pread(handle, size, offset)
+
+    def write(self, handle: int, offset: int, data: bytes) -> int:
+        """Write at *offset*; answers the number of bytes that were written."""
+        return os.pwrite(handle, data, offset)
+
+    async def fsync(self, handle: int, datasync: bool) -> None:
+        """Bring a file's content (datasync) and attributes to the disk."""
+        file = self._files[handle]
+        if file.node.upper is not None and not self._tree.upper.volatile:
+            sync = os.fdatasync if datasync else os.fsync
+            await trio.to_thread.run_sync(sync, file.descriptor)
+
+    def release(self, handle: int) -> None:
+        """Close an open file."""
+        file = self._files.pop(handle)
+        os.close(file.descriptor)
+        file.node.files.discard(file)
+        self._tree.release(file.node)
+
+    def _opened(self, node: Node, descriptor: int, writable: bool) -> OpenFile:
+        file = OpenFile(node, descriptor, writable)
+        self._files[descriptor] = file
+        node.files.add(file)
+        return file
+
+    # Open directories
+
+    def opendir(self, number: int) -> int:
+        """A handle for reading a directory."""
+        self._next_directory += 1
+        self._directories[self._next_directory] = OpenDirectory(self._node(number))
+        return self._next_directory
+
+    def readdir(self, handle: int, start: int) -> Iterator[tuple[bytes, Node, int]]:
+        """The entries from position *start* on: name, node, and the position after it.
+
+        The names are those of the moment when reading began at position 0, without those that
+        have gone since: so a position means the same entry whatever changes meanwhile.
+        """
+        directory = self._directories[handle]
+        node = directory.node
+        if start == 0:
+            directory.names = [b".", b"..", *self._tree.children(node)]
+        for position in range(start, len(directory.names)):
+            name = directory.names[position]
+            if position == 0:
+                yield name, node, 1
+            elif position == 1:
+                yield name, node.names[0].parent if node.names else node, 2
+            elif found := self._find(node, name):
+                yield name, found, position + 1
+
+    def accepted(self, node: Node, taken: bool) -> None:
+        """Whether the kernel took a node that ``readdir`` gave (then it has a reference)."""
+        if taken:
+            node.lookups += 1
+        else:
+            self._tree.release(node)
+
+    async def fsyncdir(self, handle: int) -> None:
+        """Bring a directory's names to the disk."""
+        node = self._directories[handle].node
+        if node.upper is None or self._tree.upper.volatile:
+            return
+        descriptor = os.open(
+            b".",
+            os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC,
+            dir_fd=places.directory(node.upper.entry.handle),
+        )
+        try:
+            await trio.to_thread.run_sync(os.fsync, descriptor)
+        finally:
+            os.close(descriptor)
+
+    def releasedir(self, handle: int) -> None:
+        """Close a directory."""
+        del self._directories[handle]
+
+    def statfs(self) -> os.statvfs_result:
+        """What the filesystem of the upper, or of the topmost layer, has."""
+        return os.fstatvfs(self._tree.layers[-1].statfs())
+
+    # Helpers
+
+    def _node(self, number: int) -> Node:
+        try:
+            return self._nodes[number]
+        except KeyError:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
+
+    def _known(self, node: Node) -> Node:
+        node.lookups += 1
+        return node
+
+    def _find(self, parent: Node, name: bytes) -> Node | None:
+        try:
+            return self._tree.lookup(parent, name)
+        except FileNotFoundError:
+            return None
+
+    def _old_name(self, parent: int, name: bytes) -> tuple[Node, Node]:
+        _check_name(name)
+        directory = self._node(parent)
+        return directory, self._tree.lookup(directory, name)
+
+    def _new_name(self, parent: int, name: bytes) -> tuple[Node, Place]:
+        """A directory, its place in the upper, and that *name* is free in it and allowed."""
+        self._check_new_name(name)
+        directory = self._node(parent)
+        if name in self._tree.children(directory):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        self._tree.raise_directory(directory)
+        return directory, _upper_place(directory)
+
+    def _check_new_name(self, name: bytes) -> None:
+        _check_name(name)
+        if self._reserve_markers and markers.is_reserved(name):
+            raise OSError(errno.EINVAL, "names beginning .wh. are whiteouts")
+
+
+def _check_name(name: bytes) -> None:
+    # The kernel passes names on that are longer than any layer can have.
+    if len(name) > NAME_MAX:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+
+
+def _upper_place(directory: Node) -> Place:
+    assert directory.upper is not None
+    place: Place = directory.upper.entry.handle
+    return place
+
+
+def _place_of_name(node: Node, parent: Node, name: bytes) -> Place:
+    """The place of a node in the upper under one of its names; its own, if that is it."""
+    assert node.upper is not None
+    place: Place = node.upper.entry.handle
+    if place.parent is _upper_place(parent) and place.name == name:
+        return place
+    return Place(_upper_place(parent), name)

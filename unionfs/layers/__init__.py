@@ -1,0 +1,1 @@
+"""Kinds of layers, behind the one interface of :mod:`unionfs.layers.base`."""

@@ -1,0 +1,109 @@
+"""``Layer``: what the union asks of a layer. Everything above hangs on this seam.
+
+Glossary. A *layer* is an immutable tree of *entries*. For each name in one of its directories it
+either says nothing, or gives an :class:`~unionfs.model.Entry`, or says
+:data:`~unionfs.model.WHITEOUT`: whatever lies below under this name is gone. A directory may be
+*opaque* (nothing below shows through it) or carry a *redirect* (below, it is called that).
+
+Dialects end inside the layer: ``.wh.`` files, character devices 0:0 and attributes such as
+``trusted.overlay.opaque`` are its affair, are never listed, and are never given out.
+
+Life cycle. A layer is open once it is made and holds what it needs until ``close``; every other
+method may be called any number of times in between, from one thread. An entry stays valid until
+``close``.
+
+Errors. Methods raise OSError with the errno that ``stat(2)``, ``open(2)`` and their like would
+give; a layer that changed behind the mount gives ENOENT or ESTALE, never wrong content of
+another file, and never a crash.
+
+Every implementation passes ``tests/unit/test_layer_contract.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from unionfs.model import Entry, Mark
+
+
+class Layer(Protocol):
+    """One immutable layer."""
+
+    @property
+    def identity(self) -> str:
+        """Who this layer is: the same string whenever the same layer is opened."""
+        ...
+
+    @property
+    def lineage(self) -> Sequence[tuple[int, int]]:
+        """(device, inode) of the root and of all that lies above it, up to the host's root.
+
+        Layers overlap when the root of one is in the lineage of the other; inode numbers of
+        layers that do not overlap may be shared (see :class:`unionfs.nodes.Numbering`).
+        """
+        ...
+
+    def describe(self) -> Mapping[str, str]:
+        """What it can tell of itself (``label``, ``digest``, ``created_by``)."""
+        ...
+
+    def root(self) -> Entry:
+        """The entry of the layer's root directory."""
+        ...
+
+    def lookup(self, directory: Entry, name: bytes) -> Entry | Mark | None:
+        """What the layer says of *name* in *directory*: an entry, WHITEOUT, or None (nothing)."""
+        ...
+
+    def listing(self, directory: Entry) -> Mapping[bytes, Entry | Mark]:
+        """All that the layer says of the names in *directory*.
+
+        Where attributes would cost a system call each, the value may be UNREAD: the name is
+        there, and ``lookup`` gives its entry.
+        """
+        ...
+
+    def metacopy(self, entry: Entry) -> bytes | None:
+        """None when the regular file *entry* holds its own content.
+
+        Otherwise it has only metadata, and its content is that of the next file below, under the
+        name or path given (empty: the same name; see :attr:`Entry.redirect` for the forms).
+        """
+        ...
+
+    def path(self, entry: Entry) -> bytes:
+        """Where *entry* is in the layer, from its root and beginning with a slash."""
+        ...
+
+    def readlink(self, entry: Entry) -> bytes:
+        """The target of a symbolic link."""
+        ...
+
+    def listxattr(self, entry: Entry) -> list[bytes]:
+        """Names of the extended attributes, the layer's own marks left out."""
+        ...
+
+    def getxattr(self, entry: Entry, name: bytes) -> bytes:
+        """The value of an extended attribute; ENODATA for marks and for what is not there."""
+        ...
+
+    def open(self, entry: Entry) -> int:
+        """A descriptor for reading a regular file; the caller closes it."""
+        ...
+
+    def origin(self, entry: Entry) -> bytes | None:
+        """A handle of the inode, in overlayfs's format (``struct ovl_fb``), if it has one."""
+        ...
+
+    def forget(self, entry: Entry) -> None:
+        """*entry* will not be used soon: descriptors and memory kept for it can go."""
+        ...
+
+    def statfs(self) -> int:
+        """A descriptor for ``fstatvfs(2)``, which stays the layer's."""
+        ...
+
+    def close(self) -> None:
+        """Give up what is held. Entries of the layer are of no use afterwards."""
+        ...

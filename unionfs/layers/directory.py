@@ -1,0 +1,286 @@
+"""A directory on the host as a layer."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from unionfs import syscalls
+from unionfs.layers import markers, places
+from unionfs.layers.markers import Dialects
+from unionfs.layers.places import Place
+from unionfs.model import UNREAD, WHITEOUT, Entry, Mark
+
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+# struct ovl_fb of fs/overlayfs/overlayfs.h: version, magic, length, flags, type, filesystem.
+_ORIGIN: Final = struct.Struct("=BBBBB16s")
+_ORIGIN_MAGIC: Final = 0xFB
+_ORIGIN_ENDIAN: Final = 0 if sys.byteorder == "little" else 1
+
+
+class DirectoryLayer:
+    """The tree below a directory; see :class:`unionfs.layers.base.Layer` for the contract.
+
+    path: the directory. dialects: what its whiteouts may look like. writable: it is to be an
+    upper, and has to be reached by the mount it lies on; any other layer is reached by a private
+    read-only view of it where our privileges allow (see :func:`unionfs.syscalls.clone_tree`).
+
+    Raises OSError if it can't be opened as a directory.
+    """
+
+    def __init__(
+        self, path: bytes, dialects: Dialects = Dialects.AUTO, *, writable: bool = False
+    ) -> None:
+        self._path = os.path.realpath(path)
+        self._oci = dialects is Dialects.AUTO
+        self._filesystems: dict[int, bytes] = {}
+        plain = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self.lineage: Sequence[tuple[int, int]] = _lineage(plain)
+        except OSError:
+            os.close(plain)
+            raise
+        self._root = Place(None, b"", plain if writable else _private_view(plain))
+
+    @property
+    def identity(self) -> str:
+        """The real path of the directory."""
+        return os.fsdecode(self._path)
+
+    def describe(self) -> Mapping[str, str]:
+        """Its path as the label; a directory knows nothing else of itself."""
+        return {"label": self.identity}
+
+    def root(self) -> Entry:
+        entry = self._directory(self._root, places.status(self._root), hidden=False)
+        # Nothing is above a root that could have moved it.
+        entry.redirect = None
+        return entry
+
+    def lookup(self, directory: Entry, name: bytes) -> Entry | Mark | None:
+        if self._oci and markers.is_reserved(name):
+            return None
+        place: Place = directory.handle
+        descriptor = places.directory(place)
+        hidden = self._oci and self._hides(place, descriptor, name)
+        try:
+            attributes = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return WHITEOUT if hidden else None
+        return self._entry(Place(place, name), attributes, hidden)
+
+    def listing(self, directory: Entry) -> Mapping[bytes, Entry | Mark]:
+        place: Place = directory.handle
+        found: dict[bytes, Entry | Mark] = {}
+        hidden: set[bytes] = set()
+        descriptor = _open_quietly(b".", os.O_DIRECTORY, places.directory(place))
+        try:
+            with os.scandir(descriptor) as entries:
+                for entry in entries:
+                    name = os.fsencode(entry.name)
+                    if self._oci and markers.is_reserved(name):
+                        if gone := markers.hidden_by(name):
+                            hidden.add(gone)
+                    else:
+                        found[name] = self._listed(place, name, entry)
+        finally:
+            os.close(descriptor)
+        place.hidden = frozenset(hidden)
+        for name in hidden:
+            found.setdefault(name, WHITEOUT)
+        return found
+
+    def metacopy(self, entry: Entry) -> bytes | None:
+        place: Place = entry.handle
+        present = places.listxattr(place)
+        if not any(name in present for name in markers.spellings(markers.METACOPY)):
+            return None
+        return self._redirect(place, present) or b""
+
+    def path(self, entry: Entry) -> bytes:
+        return b"/" + b"/".join(entry.handle.names())
+
+    def readlink(self, entry: Entry) -> bytes:
+        return places.readlink(entry.handle)
+
+    def listxattr(self, entry: Entry) -> list[bytes]:
+        return [name for name in places.listxattr(entry.handle) if not markers.is_mark(name)]
+
+    def getxattr(self, entry: Entry, name: bytes) -> bytes:
+        if markers.is_mark(name):
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        return places.getxattr(entry.handle, name)
+
+    def open(self, entry: Entry) -> int:
+        place: Place = entry.handle
+        if place.parent is None:
+            return os.open(b"/proc/self/fd/%d" % place.descriptor, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = _open_quietly(place.name, _READ, places.directory(place.parent))
+        now = os.fstat(descriptor)
+        then = entry.attributes
+        if (now.st_dev, now.st_ino) != (then.st_dev, then.st_ino):
+            os.close(descriptor)
+            raise OSError(errno.ESTALE, "a layer changed while it was mounted", self.identity)
+        return descriptor
+
+    def origin(self, entry: Entry) -> bytes | None:
+        place: Place = entry.handle
+        try:
+            if place.parent is None:
+                kind, handle = syscalls.file_handle(place.descriptor, b"")
+            else:
+                kind, handle = syscalls.file_handle(places.directory(place.parent), place.name)
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EOVERFLOW):
+                return None
+            raise
+        head = _ORIGIN.pack(
+            0,
+            _ORIGIN_MAGIC,
+            _ORIGIN.size + len(handle),
+            _ORIGIN_ENDIAN,
+            kind,
+            self._filesystem(entry),
+        )
+        return head + handle
+
+    def forget(self, entry: Entry) -> None:
+        if entry.handle is not self._root:
+            places.forget(entry.handle)
+
+    def statfs(self) -> int:
+        return self._root.descriptor
+
+    def close(self) -> None:
+        places.forget(self._root)
+
+    def _entry(self, place: Place, attributes: os.stat_result, hidden: bool) -> Entry | Mark:
+        mode = attributes.st_mode
+        if stat.S_ISDIR(mode):
+            return self._directory(place, attributes, hidden)
+        if markers.is_whiteout_device(attributes):
+            return WHITEOUT
+        if stat.S_ISREG(mode) and attributes.st_size == 0 and self._is_whiteout_file(place):
+            return WHITEOUT
+        return Entry(attributes, place)
+
+    def _directory(self, place: Place, attributes: os.stat_result, hidden: bool) -> Entry:
+        present = places.listxattr(place)
+        opaque = _mark(place, markers.OPAQUE, present)
+        place.whiteout_attributes = opaque == markers.OPAQUE_WITH_WHITEOUTS
+        return Entry(
+            attributes,
+            place,
+            # A directory and a whiteout of its name in one layer: the whiteout means what is
+            # below (image-spec layer.md), which is what opaque says.
+            opaque=hidden or opaque == markers.OPAQUE_YES or self._has_opaque_file(place),
+            redirect=self._redirect(place, present),
+        )
+
+    def _has_opaque_file(self, place: Place) -> bool:
+        return self._oci and _exists(places.directory(place), markers.OPAQUE_NAME)
+
+    def _hides(self, place: Place, descriptor: int, name: bytes) -> bool:
+        if place.hidden is not None:
+            return name in place.hidden
+        return _exists(descriptor, markers.whiteout_name(name))
+
+    def _listed(self, place: Place, name: bytes, entry: os.DirEntry[str]) -> Mark:
+        if entry.is_dir(follow_symlinks=False) or entry.is_symlink():
+            return UNREAD
+        if entry.is_file(follow_symlinks=False):
+            if not place.whiteout_attributes or entry.stat(follow_symlinks=False).st_size:
+                return UNREAD
+            return WHITEOUT if self._is_whiteout_file(Place(place, name)) else UNREAD
+        whiteout = markers.is_whiteout_device(entry.stat(follow_symlinks=False))
+        return WHITEOUT if whiteout else UNREAD
+
+    def _is_whiteout_file(self, place: Place) -> bool:
+        if place.parent is None or not place.parent.whiteout_attributes:
+            return False
+        present = places.listxattr(place)
+        return any(name in present for name in markers.spellings(markers.WHITEOUT_ATTRIBUTE))
+
+    def _redirect(self, place: Place, present: Sequence[bytes]) -> bytes | None:
+        value = _mark(place, markers.REDIRECT, present)
+        if value is None:
+            return None
+        names = value[1:].split(b"/") if value.startswith(b"/") else [value]
+        if any(name in (b"", b".", b"..") or b"/" in name or b"\0" in name for name in names):
+            raise OSError(errno.EINVAL, f"a redirect that leads nowhere: {value!r}", self.identity)
+        return value
+
+    def _filesystem(self, entry: Entry) -> bytes:
+        device = entry.attributes.st_dev
+        known = self._filesystems.get(device)
+        if known is None:
+            place: Place = entry.handle
+            parent = place if place.parent is None else place.parent
+            descriptor = _open_quietly(b".", os.O_DIRECTORY, places.directory(parent))
+            try:
+                known = syscalls.filesystem_uuid(descriptor)
+            finally:
+                os.close(descriptor)
+            self._filesystems[device] = known
+        return known
+
+
+def _mark(place: Place, mark: bytes, present: Sequence[bytes]) -> bytes | None:
+    for name in markers.spellings(mark):
+        if name in present:
+            return places.getxattr(place, name)
+    return None
+
+
+def _exists(descriptor: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+    except OSError as error:
+        # With its prefix the marker's name may be longer than any name can be.
+        if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
+            return False
+        raise
+    return True
+
+
+def _open_quietly(name: bytes, flags: int, directory_fd: int) -> int:
+    """Open for reading, without touching the access time where we may (open(2), O_NOATIME)."""
+    flags |= os.O_RDONLY | os.O_CLOEXEC
+    try:
+        return os.open(name, flags | os.O_NOATIME, dir_fd=directory_fd)
+    except PermissionError:
+        return os.open(name, flags, dir_fd=directory_fd)
+
+
+def _private_view(plain: int) -> int:
+    try:
+        view = syscalls.clone_tree(plain)
+    except OSError:
+        # Without the privilege (or the kernel) for it, the directory itself has to do.
+        return plain
+    os.close(plain)
+    return view
+
+
+def _lineage(descriptor: int) -> list[tuple[int, int]]:
+    here = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 0)
+    found: list[tuple[int, int]] = []
+    try:
+        while True:
+            status = os.fstat(here)
+            identity = (status.st_dev, status.st_ino)
+            if found and identity == found[-1]:
+                return found
+            found.append(identity)
+            above = os.open(b"..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=here)
+            os.close(here)
+            here = above
+    finally:
+        os.close(here)

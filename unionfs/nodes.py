@@ -1,0 +1,254 @@
+"""Identity: which node is which inode number, who knows it, and what is open.
+
+A node is what the mount shows under an inode number. It outlives renames and copy-up, and it
+stays as long as the kernel knows it, a descriptor is open, or a node below it stays.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+import xxhash
+
+from unionfs.layers.base import Layer
+from unionfs.merge import Source
+from unionfs.model import Attributes
+
+ROOT_NUMBER: Final = 1
+"""FUSE_ROOT_ID: the kernel never looks the root up, so its number is given."""
+
+_INODE_BITS: Final = 48
+_SPACES_MAX: Final = 1 << 15
+_HASHED: Final = 1 << 63
+
+Identity = tuple[int, int, int]
+"""(domain, device, inode): one inode of the host, as one layer shows it."""
+
+
+class Numbering:
+    """From an inode of a layer to the inode number that the mount shows.
+
+    The number is the same at every mount of the same layers. Inodes of the first filesystem keep
+    their own; each further filesystem has its index in the bits above the 48th (what overlayfs
+    calls xino); what does not fit, or lies on a filesystem mounted inside a layer, is hashed.
+
+    layers: base first, the upper last.
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self._domains: list[int] = []
+        self._spaces: dict[tuple[int, int], int] = {}
+        for position, layer in enumerate(layers):
+            # A layer given twice, or inside another, shows the same inodes as other files: it
+            # gets a domain of its own.
+            taken = {
+                self._domains[other]
+                for other in range(position)
+                if _overlap(layers[other].lineage, layer.lineage)
+            }
+            domain = next(number for number in range(position + 1) if number not in taken)
+            self._domains.append(domain)
+            self._spaces.setdefault((domain, layer.lineage[0][0]), len(self._spaces))
+
+    def identity(self, position: int, attributes: Attributes) -> Identity:
+        """The inode that *attributes*, of the layer at *position*, belong to."""
+        return self._domains[position], attributes.st_dev, attributes.st_ino
+
+    def number(self, identity: Identity) -> int:
+        """The number for an inode."""
+        domain, device, inode = identity
+        space = self._spaces.get((domain, device), _SPACES_MAX)
+        if space >= _SPACES_MAX or inode >> _INODE_BITS:
+            return _HASHED | xxhash.xxh3_64_intdigest(b"%d:%d:%d" % identity)
+        number = space << _INODE_BITS | inode
+        return number if number > ROOT_NUMBER else _HASHED | number
+
+
+def _overlap(one: Sequence[tuple[int, int]], other: Sequence[tuple[int, int]]) -> bool:
+    return one[0] in other or other[0] in one
+
+
+class Name(NamedTuple):
+    """A name of a node; in_upper: the upper itself has it."""
+
+    parent: Node
+    name: bytes
+    in_upper: bool
+
+
+class Node:
+    """One file, directory, link, device, socket or FIFO of the union.
+
+    upper: where it is in the upper, if it is there.
+    lower: what it consists of below: for a directory all that merge, topmost first; for anything
+        else one source, or none when it was found in the upper.
+    names: what it is called; removed: no name is left.
+    index_key, links: for a copied-up inode that has several names below: its entry in the index,
+        and how many names the union has (otherwise the attributes tell).
+    content: for a regular file, once asked for: the source of its content.
+    children: for a directory, once asked for: its names, each with its node or with the position
+        of the topmost layer that has it.
+    files: what is open; lookups: the kernel's references; known_below: names of nodes in here.
+    """
+
+    __slots__ = (
+        "children",
+        "content",
+        "files",
+        "identity",
+        "index_key",
+        "known_below",
+        "links",
+        "lookups",
+        "lower",
+        "mode",
+        "names",
+        "number",
+        "removed",
+        "upper",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        identity: Identity,
+        mode: int,
+        upper: Source | None,
+        lower: Sequence[Source],
+    ) -> None:
+        self.number = number
+        self.identity = identity
+        self.mode: Final = stat.S_IFMT(mode)
+        self.upper = upper
+        self.lower = tuple(lower)
+        self.names: list[Name] = []
+        self.index_key: bytes | None = None
+        self.links = 0
+        self.content: Source | None = None
+        self.children: dict[bytes, Node | int] | None = None
+        self.files: set[OpenFile] = set()
+        self.lookups = 0
+        self.known_below = 0
+        self.removed = False
+
+    @property
+    def is_directory(self) -> bool:
+        return self.mode == stat.S_IFDIR
+
+    @property
+    def is_regular(self) -> bool:
+        return self.mode == stat.S_IFREG
+
+    @property
+    def top(self) -> Source:
+        """The source whose attributes count."""
+        return self.upper or self.lower[0]
+
+    @property
+    def stack(self) -> Sequence[Source]:
+        """For a directory: all that merge, topmost first."""
+        return self.lower if self.upper is None else (self.upper, *self.lower)
+
+    def has_name(self, parent: Node, name: bytes) -> Name:
+        """The :class:`Name` that *parent* and *name* are; KeyError if it isn't one."""
+        for known in self.names:
+            if known.parent is parent and known.name == name:
+                return known
+        raise KeyError(name)
+
+
+class OpenFile:
+    """An open regular file. Its descriptor is also the handle that the kernel gets."""
+
+    __slots__ = ("descriptor", "node", "writable")
+
+    def __init__(self, node: Node, descriptor: int, writable: bool) -> None:
+        self.node = node
+        self.descriptor = descriptor
+        self.writable = writable
+
+
+class OpenDirectory:
+    """An open directory: the names as they were when reading began."""
+
+    __slots__ = ("names", "node")
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.names: list[bytes] = []
+
+
+class Nodes:
+    """All nodes that are known."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[int, Node] = {}
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._nodes.values())
+
+    def __getitem__(self, number: int) -> Node:
+        """The node of a number that the kernel knows; KeyError if it can't know it."""
+        return self._nodes[number]
+
+    def find(self, number: int, identity: Identity) -> Node | None:
+        """The node of an inode that has several names, if one of them is known."""
+        while (node := self._nodes.get(number)) is not None:
+            if node.identity == identity:
+                return node
+            number += 1
+        return None
+
+    def free(self, number: int) -> int:
+        """*number*, or the next that no node has: a hash may collide, an upper may be a copy."""
+        while number in self._nodes:
+            number += 1
+        return number
+
+    def add(self, node: Node) -> None:
+        """Take up a node; its number is free."""
+        self._nodes[node.number] = node
+
+    def add_name(self, node: Node, parent: Node, name: bytes, in_upper: bool) -> None:
+        """*node* is called *name* in *parent*."""
+        assert parent.children is not None
+        node.names.append(Name(parent, name, in_upper))
+        parent.known_below += 1
+        parent.children[name] = node
+
+    def drop_name(self, node: Node, parent: Node, name: bytes) -> None:
+        """*name* in *parent* is not there any more; the parent stays (it is in use)."""
+        assert parent.children is not None
+        node.names.remove(node.has_name(parent, name))
+        parent.known_below -= 1
+        del parent.children[name]
+
+    def release(self, node: Node) -> list[Node]:
+        """Forget *node* if nobody needs it, then those above that only it kept.
+
+        Answers those that went: what is held for them can be given up.
+        """
+        gone = []
+        waiting = [node]
+        while waiting:
+            node = waiting.pop()
+            if node.lookups or node.files or node.known_below or node.number == ROOT_NUMBER:
+                continue
+            if self._nodes.get(node.number) is not node:
+                continue
+            del self._nodes[node.number]
+            gone.append(node)
+            for parent, name, in_upper in node.names:
+                parent.known_below -= 1
+                if parent.children is not None and parent.children.get(name) is node:
+                    source = node.upper if in_upper else node.lower[0]
+                    assert source is not None
+                    parent.children[name] = source.position
+                waiting.append(parent)
+            node.names.clear()
+        return gone

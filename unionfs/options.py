@@ -1,0 +1,174 @@
+"""Mount options: the words after ``-o``, as overlayfs, fuse-overlayfs and mount(8) spell them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from unionfs.model import UnionError
+
+
+class UsageError(UnionError):
+    """A command line that can't be meant: its text is the one line to show, exit status 2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the options ask for.
+
+    lower: the layers of ``lowerdir=``, base first (the option itself has the top first).
+    upper, work: ``upperdir=`` and ``workdir=``.
+    fsname: what mount tables show as the source.
+    flags: those of ``ro dev suid noexec sync dirsync noatime allow_other allow_root volatile
+        userxattr debug`` that are on.
+    """
+
+    lower: tuple[bytes, ...] = ()
+    upper: bytes | None = None
+    work: bytes | None = None
+    fsname: bytes | None = None
+    flags: frozenset[str] = frozenset()
+
+
+_SWITCHES: Final[Mapping[str, tuple[str, bool]]] = {
+    "ro": ("ro", True),
+    "rw": ("ro", False),
+    "dev": ("dev", True),
+    "nodev": ("dev", False),
+    "suid": ("suid", True),
+    "nosuid": ("suid", False),
+    "noexec": ("noexec", True),
+    "exec": ("noexec", False),
+    "sync": ("sync", True),
+    "async": ("sync", False),
+    "dirsync": ("dirsync", True),
+    "noatime": ("noatime", True),
+    "atime": ("noatime", False),
+    "relatime": ("noatime", False),
+    "strictatime": ("noatime", False),
+    "allow_other": ("allow_other", True),
+    "allow_root": ("allow_root", True),
+    "volatile": ("volatile", True),
+    "userxattr": ("userxattr", True),
+    "debug": ("debug", True),
+}
+
+# What always holds here, what only mount(8) and fstab(5) are meant by, and hints about times that
+# the upper's own filesystem keeps as it was mounted.
+_ACCEPTED: Final = re.compile(
+    "default_permissions|nonempty|(no)?(diratime|lazytime|iversion|mand)|norelatime|nostrictatime"
+    "|silent|loud|defaults|(no)?(auto|user|users)|owner|group|nofail|_netdev"
+    "|(x-|X-|user=|uhelper=|helper=|comment=).*"
+)
+
+_FIXED: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
+    "redirect_dir": (("on",), "a renamed directory always leaves a redirect"),
+    "index": (("on",), "hard links always stay one file"),
+    "metacopy": (("off",), "a changed file is always copied up whole"),
+    "xino": (("on", "auto"), "inode numbers are always unique and constant"),
+    "nfs_export": (("off",), "a union can't be exported by NFS"),
+    "verity": (("off",), "digests of fs-verity aren't looked at"),
+    "fsync": (("1",), "changes are always synced, unless 'volatile' is given"),
+}
+
+_SELINUX: Final = "SELinux labels can't be chosen for the mount"
+_MISSING: Final = "not supported yet"
+_REFUSED: Final[Mapping[str, str]] = {
+    "remount": "a mount can't be changed; unmount it and mount it again",
+    "bind": "bind mounts are made by mount --bind",
+    "rbind": "bind mounts are made by mount --rbind",
+    "context": _SELINUX,
+    "fscontext": _SELINUX,
+    "defcontext": _SELINUX,
+    "rootcontext": _SELINUX,
+    "datadir+": _MISSING,
+    "uidmapping": _MISSING,
+    "gidmapping": _MISSING,
+    "squash_to_root": _MISSING,
+    "squash_to_uid": _MISSING,
+    "squash_to_gid": _MISSING,
+    "static_nlink": _MISSING,
+    "xattr_permissions": _MISSING,
+    "noxattrs": _MISSING,
+    "noacl": _MISSING,
+    "timeout": _MISSING,
+    "writeback": _MISSING,
+    "threaded": _MISSING,
+    "plugins": _MISSING,
+    "uuid": _MISSING,
+    "auto_unmount": _MISSING,
+    "override_creds": _MISSING,
+}
+
+_PATHS: Final = ("lowerdir", "lowerdir+", "upperdir", "workdir", "fsname")
+
+
+def parse(words: Iterable[str]) -> Options:
+    """The options in *words*, each a comma-separated list; of two that differ the later holds.
+
+    A backslash protects a comma anywhere and a colon in ``lowerdir=`` (overlayfs's rule, see
+    Documentation/filesystems/overlayfs.rst); any other character after one stands for itself.
+
+    Raises UsageError for an option that is unknown or asks for what we don't do.
+    """
+    paths: dict[str, bytes] = {}
+    lower: list[bytes] = []
+    switches: dict[str, bool] = {}
+    for option in (piece for word in words for piece in _split(word, ",")):
+        name, equals, value = option.partition("=")
+        if equals and name in _PATHS:
+            if not value:
+                raise UsageError(f"-o {name}= needs a value")
+            if name == "lowerdir":
+                lower = _lower(value)
+            elif name == "lowerdir+":
+                lower.insert(0, _plain(value))
+            else:
+                paths[name] = _plain(value)
+        elif option in _SWITCHES:
+            switch, on = _SWITCHES[option]
+            switches[switch] = on
+        elif option and not _ACCEPTED.fullmatch(option):
+            _require_fixed(option, name, value)
+    return Options(
+        lower=tuple(lower),
+        upper=paths.get("upperdir"),
+        work=paths.get("workdir"),
+        fsname=paths.get("fsname"),
+        flags=frozenset(switch for switch, on in switches.items() if on),
+    )
+
+
+def _lower(value: str) -> list[bytes]:
+    pieces = _split(value, ":")
+    if "" in pieces:
+        reason = f"data-only layers (::) are {_MISSING}" if "::" in value else "an empty name"
+        raise UsageError(f"-o lowerdir={value}: {reason}")
+    return [_plain(piece) for piece in reversed(pieces)]
+
+
+def _require_fixed(option: str, name: str, value: str) -> None:
+    if name in _REFUSED:
+        raise UsageError(f"-o {option}: {_REFUSED[name]}")
+    if name not in _FIXED:
+        raise UsageError(f"-o {option}: unknown option (unionmount --help lists them)")
+    values, rule = _FIXED[name]
+    if value not in values:
+        raise UsageError(f"-o {option}: only {name}={values[0]} is possible: {rule}")
+
+
+def _split(text: str, separator: str) -> list[str]:
+    pieces = [""]
+    for part in re.findall(r"\\.|.", text, re.DOTALL):
+        if part == separator:
+            pieces.append("")
+        else:
+            pieces[-1] += part
+    return pieces
+
+
+def _plain(text: str) -> bytes:
+    return os.fsencode(re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL))

@@ -1,0 +1,45 @@
+"""From a word on the command line to a layer."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Sequence
+
+from unionfs.layers.base import Layer
+from unionfs.layers.directory import DirectoryLayer
+from unionfs.layers.markers import Dialects
+from unionfs.model import UnionError
+
+_REASONS = {
+    errno.ENOENT: "there is no such directory",
+    errno.ENOTDIR: "it is not a directory",
+    errno.EACCES: "permission denied; root may read it",
+    errno.ENOTCONN: "the filesystem there has lost its daemon; unmount it with umount -l",
+    errno.EROFS: "it is on a read-only filesystem",
+}
+
+
+def problem(role: str, path: bytes, error: OSError) -> UnionError:
+    """The line for *error* on a directory that was named as *role* (``layer``, ``upper``, ...)."""
+    reason = _REASONS.get(error.errno or 0) or error.strerror or str(error)
+    return UnionError(f"{role} {os.fsdecode(path)}: {reason}")
+
+
+def open_layers(words: Sequence[bytes], dialects: Dialects) -> list[Layer]:
+    """The layers that *words* name, in the same order; each word is a directory's path.
+
+    Raises UnionError for the first that can't be opened; then none stays open.
+    """
+    with contextlib.ExitStack() as opened:
+        layers: list[Layer] = []
+        for word in words:
+            try:
+                layer = DirectoryLayer(word, dialects)
+            except OSError as error:
+                raise problem("layer", word, error) from error
+            opened.callback(layer.close)
+            layers.append(layer)
+        opened.pop_all()
+        return layers

@@ -1,0 +1,162 @@
+"""The few Linux calls that Python lacks, each with the errno it failed with."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import struct
+from typing import Final
+
+RENAME_NOREPLACE: Final = 1
+RENAME_EXCHANGE: Final = 2
+RENAME_WHITEOUT: Final = 4
+
+_AT_EMPTY_PATH: Final = 0x1000
+_AT_RECURSIVE: Final = 0x8000
+_OPEN_TREE_CLONE: Final = 1
+_OPEN_TREE_CLOEXEC: Final = os.O_CLOEXEC
+_MOUNT_ATTR_RDONLY: Final = 0x1
+_MOUNT_ATTR_NOATIME: Final = 0x10
+_MOUNT_ATTR_ATIME_MASK: Final = 0x70
+_MS_PRIVATE: Final = 1 << 18
+_MOUNT_ATTR_NOSYMFOLLOW: Final = 0x200000
+# open_tree(2) and mount_setattr(2) have these numbers on every architecture (they are newer than
+# the common table of include/uapi/asm-generic/unistd.h), and glibc 2.31 has no wrapper for them.
+_SYS_OPEN_TREE: Final = 428
+_SYS_MOUNT_SETATTR: Final = 442
+
+_FICLONE: Final = 0x40049409
+_FS_IOC_GETFSUUID: Final = 0x80111500
+
+_PR_GET_SECUREBITS: Final = 27
+_PR_SET_SECUREBITS: Final = 28
+_SECBIT_NO_SETUID_FIXUP: Final = 1 << 2
+
+_HANDLE_BYTES_MAX: Final = 128
+_NO_ID: Final = 0xFFFFFFFF
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.renameat2.argtypes = (
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_uint,
+)
+_libc.name_to_handle_at.argtypes = (
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_void_p,
+    ctypes.POINTER(ctypes.c_int),
+    ctypes.c_int,
+)
+_libc.syscall.restype = ctypes.c_long
+for _function in (_libc.setfsuid, _libc.setfsgid):
+    _function.argtypes = (ctypes.c_uint,)
+    _function.restype = ctypes.c_uint
+
+
+def _check(result: int, name: bytes = b"") -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), os.fsdecode(name) or None)
+    return result
+
+
+def renameat2(source_fd: int, source: bytes, target_fd: int, target: bytes, flags: int = 0) -> None:
+    """``renameat2(2)`` of names beneath two directory descriptors.
+
+    Raises OSError; EINVAL where the filesystem does not know a flag.
+    """
+    _check(_libc.renameat2(source_fd, source, target_fd, target, flags), target)
+
+
+def clone_tree(directory_fd: int) -> int:
+    """A private, read-only view of an open directory: a descriptor of a detached mount.
+
+    Mounts made later (our own above all) are not in it, mounts that are there now are; through it
+    nothing can be written, no access time changes and no symbolic link is followed.
+    open_tree(2), mount_setattr(2).
+
+    Raises OSError: EPERM without CAP_SYS_ADMIN, ENOSYS before Linux 5.12.
+    """
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_RECURSIVE | _AT_EMPTY_PATH
+    here = ctypes.c_char_p(b"")
+    descriptor = _check(_libc.syscall(_SYS_OPEN_TREE, ctypes.c_int(directory_fd), here, flags))
+    wanted = _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOATIME | _MOUNT_ATTR_NOSYMFOLLOW
+    # struct mount_attr: attr_set, attr_clr (the access time modes are one field, to be cleared
+    # first), propagation, userns_fd.
+    attributes = struct.pack("=QQQQ", wanted, _MOUNT_ATTR_ATIME_MASK, _MS_PRIVATE, 0)
+    try:
+        _check(
+            _libc.syscall(
+                _SYS_MOUNT_SETATTR,
+                ctypes.c_int(descriptor),
+                here,
+                _AT_EMPTY_PATH | _AT_RECURSIVE,
+                ctypes.c_char_p(attributes),
+                ctypes.c_size_t(len(attributes)),
+            )
+        )
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def file_handle(directory_fd: int, name: bytes) -> tuple[int, bytes]:
+    """The type and bytes of the kernel's handle of *name*, a symbolic link not followed.
+
+    name_to_handle_at(2). Raises OSError: EOPNOTSUPP where the filesystem has no handles.
+    """
+    buffer = ctypes.create_string_buffer(8 + _HANDLE_BYTES_MAX)
+    struct.pack_into("=Ii", buffer, 0, _HANDLE_BYTES_MAX, 0)
+    mount_id = ctypes.c_int()
+    flags = 0 if name else _AT_EMPTY_PATH
+    _check(_libc.name_to_handle_at(directory_fd, name, buffer, ctypes.byref(mount_id), flags), name)
+    length, kind = struct.unpack_from("=Ii", buffer, 0)
+    return kind, buffer.raw[8 : 8 + length]
+
+
+def filesystem_uuid(descriptor: int) -> bytes:
+    """The 16 bytes that name the filesystem of *descriptor*; zeros where it has none.
+
+    FS_IOC_GETFSUUID (Linux 6.9). It is the ``s_uuid`` that overlayfs puts into its file handles.
+    """
+    buffer = bytearray(17)
+    try:
+        fcntl.ioctl(descriptor, _FS_IOC_GETFSUUID, buffer)
+    except OSError:
+        return bytes(16)
+    return bytes(buffer[1:17]) if buffer[0] == 16 else bytes(16)
+
+
+def clone_file(source_fd: int, target_fd: int) -> None:
+    """Let *target* share all of *source*'s blocks: ioctl_ficlone(2).
+
+    Raises OSError (EOPNOTSUPP, EXDEV, EINVAL, ENOTTY where that is not possible).
+    """
+    fcntl.ioctl(target_fd, _FICLONE, source_fd)
+
+
+def keep_capabilities_over_fsuid() -> bool:
+    """Let this thread, and those it starts, keep its capabilities when its fsuid changes.
+
+    Without it ``setfsuid(2)`` away from 0 drops CAP_DAC_OVERRIDE and its kin, and a file could
+    not be made for a caller whom only a supplementary group or a capability lets write there.
+    SECBIT_NO_SETUID_FIXUP, capabilities(7). Answers whether we may (CAP_SETPCAP).
+    """
+    bits = _libc.prctl(_PR_GET_SECUREBITS, 0, 0, 0, 0)
+    return bool(_libc.prctl(_PR_SET_SECUREBITS, bits | _SECBIT_NO_SETUID_FIXUP, 0, 0, 0) == 0)
+
+
+def set_filesystem_ids(uid: int, gid: int) -> bool:
+    """Make what this thread creates belong to *uid* and *gid*: setfsuid(2), setfsgid(2).
+
+    Answers whether both took effect; the calls themselves never fail.
+    """
+    _libc.setfsgid(gid)
+    _libc.setfsuid(uid)
+    # An impossible id leaves the value and returns it: the documented way to read it.
+    return bool(_libc.setfsuid(_NO_ID) == uid and _libc.setfsgid(_NO_ID) == gid)

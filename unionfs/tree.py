@@ -1,0 +1,450 @@
+"""The union as a tree of nodes: finding them, and bringing them to the upper.
+
+It keeps the nodes true to the layers; what an operation means on them is
+:mod:`unionfs.filesystem`'s affair.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import trio
+
+from unionfs import copyup, merge
+from unionfs.layers import markers, places
+from unionfs.layers.base import Layer
+from unionfs.layers.places import Place
+from unionfs.merge import Source
+from unionfs.model import Attributes, Entry
+from unionfs.nodes import ROOT_NUMBER, Node, Nodes, Numbering, OpenFile
+from unionfs.upper import Upper
+
+
+class Tree:
+    """Layers, base first, with an upper or without (then every change gives EROFS)."""
+
+    def __init__(self, layers: Sequence[Layer], upper: Upper | None) -> None:
+        self.nodes: Final = Nodes()
+        self._upper = upper
+        self._upper_position = len(layers)
+        self._layers: list[Layer] = list(layers)
+        if upper is not None:
+            self._layers.append(upper.layer)
+        self._numbering = Numbering(self._layers)
+        self._copying: dict[Node, trio.Lock] = {}
+        self.root: Final = self._root()
+
+    @property
+    def upper(self) -> Upper:
+        """The upper. Raises OSError: EROFS if there is none."""
+        if self._upper is None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return self._upper
+
+    @property
+    def layers(self) -> Sequence[Layer]:
+        """All layers, the upper last."""
+        return self._layers
+
+    # Finding
+
+    def lookup(self, parent: Node, name: bytes) -> Node:
+        """The node called *name* in *parent*. Raises OSError: ENOENT if there is none."""
+        children = self.children(parent)
+        found = children.get(name)
+        if isinstance(found, Node):
+            return found
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        sources = merge.resolve(self._layers, parent.stack, name, found)
+        if not sources:
+            del children[name]
+            raise FileNotFoundError(errno.ENOENT, "a layer changed while it was mounted")
+        return self._discover(parent, name, sources)
+
+    def children(self, node: Node) -> dict[bytes, Node | int]:
+        """The names in a directory, each with its node or the position of its topmost layer."""
+        if node.children is None:
+            if not node.is_directory:
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            node.children = dict[bytes, Node | int](merge.children(node.stack))
+        return node.children
+
+    def shows_below(self, parent: Node, name: bytes) -> bool:
+        """Whether the layers below the upper show anything under *name* in *parent*."""
+        return bool(merge.resolve(self._layers, parent.lower, name))
+
+    def status(self, node: Node) -> tuple[Attributes, int]:
+        """The attributes of a node, and its link count in the union."""
+        if node.upper is None:
+            attributes: Attributes = node.lower[0].entry.attributes
+        else:
+            attributes = places.status(node.upper.entry.handle)
+        if node.index_key is not None:
+            return attributes, node.links
+        if node.is_directory and not node.removed:
+            # What programs read as the number of subdirectories is known only where one layer
+            # has them all; 1 says that it is not known (find(1), option -noleaf).
+            return attributes, attributes.st_nlink if len(node.stack) == 1 else 1
+        if node.removed and (node.upper is None or node.is_directory):
+            return attributes, 0
+        return attributes, attributes.st_nlink
+
+    def content(self, node: Node) -> Source:
+        """The source that holds the content of a regular file."""
+        if node.content is None:
+            top = node.top
+            if node.names:
+                parent, name, _ = node.names[0]
+                node.content = merge.content(self._layers, parent.stack, name, top)
+            else:
+                node.content = top
+        return node.content
+
+    # Keeping and forgetting
+
+    def forget(self, node: Node, count: int) -> None:
+        """The kernel gives up *count* of its references (FUSE_FORGET)."""
+        node.lookups -= count
+        self.release(node)
+
+    def release(self, node: Node) -> None:
+        """Give *node* up if nobody needs it any more."""
+        for gone in self.nodes.release(node):
+            for _, layer, entry in gone.stack:
+                layer.forget(entry)
+
+    def made(self, parent: Node, name: bytes) -> Node:
+        """The node of what was just made in the upper under *name*."""
+        assert parent.upper is not None
+        place = Place(parent.upper.entry.handle, name)
+        attributes = places.status(place)
+        source = Source(self._upper_position, self.upper.layer, Entry(attributes, place))
+        identity = self._numbering.identity(source.position, attributes)
+        number = self.nodes.free(self._numbering.number(identity))
+        node = Node(number, identity, attributes.st_mode, source, ())
+        node.content = source
+        if node.is_directory:
+            node.children = {}
+        self.nodes.add(node)
+        self.nodes.add_name(node, parent, name, in_upper=True)
+        return node
+
+    @contextlib.contextmanager
+    def losing_name(self, node: Node, parent: Node, name: bytes) -> Iterator[None]:
+        """The block takes a name of a file away; the node stays reachable, its count right."""
+        known = node.has_name(parent, name)
+        last = node.index_key is not None and node.links == 1
+        with contextlib.ExitStack() as stack:
+            if node.upper is not None and known.in_upper:
+                place: Place = node.upper.entry.handle
+                if node.index_key is not None:
+                    self.upper.set_links_by_upper(place, node.links)
+                refuge = None if last else self._refuge(node, parent, name)
+                if refuge is None:
+                    stack.enter_context(places.outliving(place))
+                else:
+                    place.parent, place.name = refuge
+            yield
+        self.nodes.drop_name(node, parent, name)
+        node.removed = not node.names
+        if node.index_key is not None:
+            node.links -= 1
+            if last:
+                self.upper.drop_index(node.index_key)
+
+    # Bringing to the upper
+
+    async def copy_up(self, node: Node, size: int | None = None) -> None:
+        """Bring a node, with all that lies above it, to the upper, its content included.
+
+        size: bytes of a regular file's content that are wanted, if a truncation comes next.
+        Raises OSError; then nothing has changed.
+        """
+        if self._is_up(node):
+            return
+        lock = self._copying.setdefault(node, trio.Lock())
+        try:
+            async with lock:
+                if not self._is_up(node):
+                    await self._copy_up(node, size)
+        finally:
+            if not lock.statistics().tasks_waiting:
+                self._copying.pop(node, None)
+
+    def raise_directory(self, node: Node) -> None:
+        """Bring a directory, with all that lies above it, to the upper."""
+        missing = []
+        while node.upper is None:
+            missing.append(node)
+            if not node.names:
+                break
+            node = node.names[0].parent
+        for directory in reversed(missing):
+            self._raise_one(directory)
+
+    async def keep_links(self, node: Node, parent: Node, name: bytes) -> None:
+        """Before *name* is taken away or moved: a lower inode with several names is in the upper
+        under this one, so that the others stay one file and its link count is right.
+        """
+        if node.is_directory or (node.index_key is None and not self._has_other_names(node)):
+            return
+        await self.copy_up(node)
+        if node.index_key is not None and not node.has_name(parent, name).in_upper:
+            self.raise_directory(parent)
+            self._link_up(node, parent, name)
+
+    def open_upper(self, node: Node, flags: int) -> int:
+        """Open what the upper has of a regular file."""
+        assert node.upper is not None
+        place: Place = node.upper.entry.handle
+        flags |= os.O_CLOEXEC
+        if place.parent is None:
+            return os.open(places.reference(place)[0], flags & ~os.O_NOFOLLOW)
+        return os.open(place.name, flags | os.O_NOFOLLOW, dir_fd=places.directory(place.parent))
+
+    # Helpers
+
+    def _root(self) -> Node:
+        sources = []
+        for position in range(len(self._layers) - 1, -1, -1):
+            entry = self._layers[position].root()
+            sources.append(Source(position, self._layers[position], entry))
+            if entry.opaque:
+                break
+        upper = sources.pop(0) if self._upper is not None else None
+        first = upper or sources[0]
+        attributes = first.entry.attributes
+        identity = self._numbering.identity(first.position, attributes)
+        root = Node(ROOT_NUMBER, identity, attributes.st_mode, upper, sources)
+        self.nodes.add(root)
+        return root
+
+    def _discover(self, parent: Node, name: bytes, sources: list[Source]) -> Node:
+        first = sources[0]
+        upper = first if first.position == self._upper_position else None
+        lower = sources if upper is None else sources[1:]
+        if first.entry.is_directory:
+            base = lower[0] if lower else first
+            identity = self._numbering.identity(base.position, base.entry.attributes)
+            number = self._numbering.number(identity)
+            node = Node(number, identity, first.entry.attributes.st_mode, upper, lower)
+        else:
+            node = self._discover_file(first, upper, parent, name)
+            if known := self.nodes.find(node.number, node.identity):
+                self._another_name(known, node, parent, name, in_upper=upper is not None)
+                return known
+        node.number = self.nodes.free(node.number)
+        self.nodes.add(node)
+        self.nodes.add_name(node, parent, name, in_upper=upper is not None)
+        return node
+
+    def _discover_file(
+        self, first: Source, upper: Source | None, parent: Node, name: bytes
+    ) -> Node:
+        """A node, not yet taken up, for what is not a directory."""
+        lower = () if upper else (first,)
+        key = self._index_key(first)
+        if upper is None and key is not None:
+            place = self.upper.index_place(key)
+            entry = Entry(places.status(place), place)
+            upper = Source(self._upper_position, self.upper.layer, entry)
+        top = upper or first
+        attributes = top.entry.attributes
+        identity = self._numbering.identity(top.position, attributes)
+        number = None if upper is None else self.upper.number(upper.entry.handle)
+        if number is None or number <= ROOT_NUMBER or number >> 64:
+            number = self._numbering.number(identity)
+        node = Node(number, identity, attributes.st_mode, upper, lower)
+        if upper is not None and key is not None:
+            node.index_key = key
+            node.links = self._links(upper, lower or self._below(parent, name))
+        return node
+
+    def _below(self, parent: Node, name: bytes) -> Sequence[Source]:
+        return merge.resolve(self._layers, parent.lower, name)
+
+    def _links(self, upper: Source, lower: Sequence[Source]) -> int:
+        """How many names an indexed inode has in the union."""
+        upper_links = upper.entry.attributes.st_nlink
+        # Without the lower inode at hand, all names but the index's own are in the upper.
+        lower_links = lower[0].entry.attributes.st_nlink if lower else upper_links - 1
+        return self.upper.links(upper.entry.handle, upper_links, lower_links)
+
+    def _index_key(self, source: Source) -> bytes | None:
+        """The index entry of an inode that is not a directory, if it has one."""
+        if self._upper is None or not self._upper.indexed or source.entry.attributes.st_nlink < 2:
+            return None
+        if source.position == self._upper_position:
+            key = self._upper.recorded_index_key(source.entry.handle)
+        else:
+            key = copyup.index_key(source, source.layer.origin(source.entry))
+        return key if key in self._upper.indexed else None
+
+    def _another_name(
+        self, known: Node, found: Node, parent: Node, name: bytes, *, in_upper: bool
+    ) -> None:
+        self.nodes.add_name(known, parent, name, in_upper)
+        known.removed = False
+        if not known.lower:
+            known.lower = found.lower
+        if known.upper is not None and found.upper is not None:
+            place: Place = known.upper.entry.handle
+            if place.parent is None:
+                places.forget(place)
+                place.parent = found.upper.entry.handle.parent
+                place.name = found.upper.entry.handle.name
+
+    def _refuge(self, node: Node, parent: Node, name: bytes) -> tuple[Place, bytes] | None:
+        """Where a file in the upper is besides *name*."""
+        if node.index_key is not None:
+            place = self.upper.index_place(node.index_key)
+            assert place.parent is not None
+            return place.parent, place.name
+        for other in node.names:
+            if other.in_upper and (other.parent is not parent or other.name != name):
+                assert other.parent.upper is not None
+                return other.parent.upper.entry.handle, other.name
+        return None
+
+    def _has_other_names(self, node: Node) -> bool:
+        return node.upper is None and node.lower[0].entry.attributes.st_nlink > 1
+
+    def _is_up(self, node: Node) -> bool:
+        if node.upper is None:
+            return False
+        return not node.is_regular or self.content(node) is node.upper
+
+    async def _copy_up(self, node: Node, size: int | None) -> None:
+        if node.is_directory:
+            self.raise_directory(node)
+            return
+        if node.upper is not None:
+            await self._fill_metacopy(node)
+            return
+        upper, source = self.upper, node.lower[0]
+        self._raise_parents(node)
+        origin = source.layer.origin(source.entry)
+        marks = [(markers.NUMBER, b"%d" % node.number)]
+        if origin is not None:
+            marks.append((markers.ORIGIN, origin))
+        key = None
+        if self._has_other_names(node) and node.names:
+            key = copyup.index_key(source, origin)
+            if origin is None:
+                marks.append((markers.INDEX, key))
+        wanted = copyup.plan(upper, source, marks)
+        scratch = upper.scratch_name()
+        if node.is_regular:
+            attributes = await self._copy_regular(node, scratch, size, wanted)
+        else:
+            attributes = copyup.copy_other(upper, scratch, source, wanted)
+        self._publish(node, scratch, attributes, key)
+
+    async def _copy_regular(
+        self, node: Node, scratch: bytes, size: int | None, wanted: copyup.Plan
+    ) -> os.stat_result:
+        whole = wanted.attributes.st_size
+        size = whole if size is None else min(size, whole)
+        _, layer, entry = self.content(node)
+        descriptor = layer.open(entry)
+        try:
+            if size == 0:
+                return copyup.copy_regular(self.upper, scratch, descriptor, 0, wanted)
+            return await trio.to_thread.run_sync(
+                copyup.copy_regular, self.upper, scratch, descriptor, size, wanted
+            )
+        finally:
+            os.close(descriptor)
+
+    async def _fill_metacopy(self, node: Node) -> None:
+        """Give a metacopy file in the upper its content; the mark goes when that is on disk."""
+        _, layer, entry = self.content(node)
+        assert node.upper is not None
+        source_fd = layer.open(entry)
+        target_fd = self.open_upper(node, os.O_RDWR)
+
+        def fill() -> None:
+            before = os.fstat(target_fd)
+            copyup.copy_content(source_fd, target_fd, before.st_size)
+            os.utime(target_fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+            os.fsync(target_fd)
+
+        try:
+            await trio.to_thread.run_sync(fill)
+        finally:
+            os.close(source_fd)
+            os.close(target_fd)
+        self.upper.remove_mark(node.upper.entry.handle, markers.METACOPY)
+        node.content = node.upper
+        self._rebind(node)
+
+    def _raise_parents(self, node: Node) -> None:
+        for parent, _, _ in node.names:
+            self.raise_directory(parent)
+
+    def _raise_one(self, node: Node) -> None:
+        upper, source = self.upper, node.lower[0]
+        scratch = upper.scratch_name()
+        attributes = copyup.copy_other(upper, scratch, source, copyup.plan(upper, source, ()))
+        self._publish(node, scratch, attributes, None)
+
+    def _publish(
+        self, node: Node, scratch: bytes, attributes: os.stat_result, key: bytes | None
+    ) -> None:
+        """Give a complete copy its names and the node its place in the upper.
+
+        The node may have lost its names while it was copied: then the copy has none either.
+        """
+        upper = self.upper
+        place = upper.scratch_place(scratch)
+        if not node.names:
+            with places.outliving(place):
+                upper.drop_scratch(scratch)
+        elif key is not None:
+            links = node.lower[0].entry.attributes.st_nlink
+            upper.set_links_by_lower(place, links, links)
+            place = upper.publish_index(scratch, key)
+            node.index_key, node.links = key, links
+        else:
+            parent, name, _ = node.names[0]
+            assert parent.upper is not None
+            upper.publish(scratch, parent.upper.entry.handle, name)
+            place.parent, place.name = parent.upper.entry.handle, name
+            node.names[0] = node.names[0]._replace(in_upper=True)
+        node.upper = Source(self._upper_position, upper.layer, Entry(attributes, place))
+        if node.is_directory:
+            return
+        node.identity = self._numbering.identity(self._upper_position, attributes)
+        node.content = node.upper
+        if key is not None:
+            for parent, name, _ in list(node.names):
+                self._link_up(node, parent, name)
+        self._rebind(node)
+
+    def _link_up(self, node: Node, parent: Node, name: bytes) -> None:
+        """Give the copy of an indexed inode the name *name* in the upper too."""
+        assert node.upper is not None
+        assert node.index_key is not None
+        assert parent.upper is not None
+        upper, place = self.upper, node.upper.entry.handle
+        if node.lower:
+            lower_links = node.lower[0].entry.attributes.st_nlink
+            upper.set_links_by_lower(place, node.links, lower_links)
+        upper.link_copy(node.index_key, parent.upper.entry.handle, name)
+        upper.set_links_by_upper(place, node.links)
+        known = node.has_name(parent, name)
+        node.names[node.names.index(known)] = known._replace(in_upper=True)
+
+    def _rebind(self, node: Node) -> None:
+        """Let descriptors that were opened below read what the upper has from now on."""
+        file: OpenFile
+        for file in node.files:
+            if not file.writable:
+                descriptor = self.open_upper(node, os.O_RDONLY)
+                os.dup2(descriptor, file.descriptor, inheritable=False)
+                os.close(descriptor)

@@ -1,0 +1,625 @@
+"""The writable layer: create, remove, whiteout, rename, and the marks for them.
+
+On disk it is what overlayfs writes, so that either can mount the other's. Every change appears
+at once or not at all: what takes more than one system call is built in the work directory and
+moved into place by one rename. The order within each operation is stated where it matters.
+
+The work directory has three directories: ``work`` (scratch, swept at every mount), ``index``
+(one link for each copied-up inode that has several names below) and, in ``work/incompat``, marks
+that refuse a later mount.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from typing import Final, TypeVar
+
+from unionfs import syscalls
+from unionfs.layers import markers, places
+from unionfs.layers.directory import DirectoryLayer
+from unionfs.layers.places import Place
+from unionfs.model import BusyError, Caller, UnionError
+
+_T = TypeVar("_T")
+
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_SCRATCH: Final = b"work"
+_INDEX: Final = b"index"
+_INCOMPAT: Final = b"incompat"
+_VOLATILE: Final = b"volatile"
+_LINKS: Final = re.compile(rb"([LU])([+-]\d+)")
+
+
+class Upper:
+    """An upper directory and its work directory, both ours alone while it is open.
+
+    upper, work: the directories; they must exist and lie on one mount of one filesystem.
+    volatile: nothing is synced, and a mark in the work directory refuses every later mount.
+
+    Raises OSError if one can't be opened, BusyError if another mount has one of them, UnionError
+    for what the user has to mend.
+    """
+
+    def __init__(self, upper: bytes, work: bytes, *, volatile: bool = False) -> None:
+        self.volatile = volatile
+        self._counter = 0
+        self._whiteout: bytes | None = None
+        self._ids = (os.geteuid(), os.getegid())
+        self._umask = -1
+        self._impersonates = False
+        with contextlib.ExitStack() as undo:
+            self.layer = DirectoryLayer(upper, writable=True)
+            undo.callback(self.layer.close)
+            self.root: Place = self.layer.root().handle
+            self._work = Place(None, b"", os.open(work, _DIRECTORY))
+            undo.callback(places.forget, self._work)
+            self._claim(upper, work)
+            self._refuse_incompatible(work)
+            self._scratch = self._own_directory(_SCRATCH)
+            undo.callback(places.forget, self._scratch)
+            self._index = self._own_directory(_INDEX)
+            undo.callback(places.forget, self._index)
+            self._sweep()
+            self.prefix = self._choose_prefix()
+            if volatile:
+                self._mark_volatile()
+            self.indexed = set(map(os.fsencode, os.listdir(self._index.descriptor)))
+            undo.pop_all()
+
+    def close(self) -> None:
+        """Sweep the work directory and give both directories up."""
+        self._sweep()
+        for place in (self._scratch, self._index, self._work):
+            places.forget(place)
+        self.layer.close()
+
+    # Making entries
+
+    def create(self, parent: Place, name: bytes, mode: int, flags: int, caller: Caller) -> int:
+        """Make a regular file and open it with *flags*; answers the descriptor."""
+        flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+        def make(directory_fd: int, name: bytes) -> int:
+            return os.open(name, flags, mode & 0o7777, dir_fd=directory_fd)
+
+        return self._make(parent, name, make, caller)
+
+    def make_node(self, parent: Place, name: bytes, mode: int, device: int, caller: Caller) -> None:
+        """Make a file, device, socket or FIFO.
+
+        Raises OSError; EPERM for a character device 0:0, which would be a whiteout.
+        """
+        if stat.S_ISCHR(mode) and device == 0:
+            raise PermissionError(errno.EPERM, "a character device 0:0 is a whiteout")
+
+        def make(directory_fd: int, name: bytes) -> None:
+            os.mknod(name, mode, device, dir_fd=directory_fd)
+
+        self._make(parent, name, make, caller)
+
+    def make_directory(self, parent: Place, name: bytes, mode: int, caller: Caller) -> None:
+        """Make a directory, opaque if a whiteout was in its place."""
+
+        def make(directory_fd: int, name: bytes) -> None:
+            os.mkdir(name, mode & 0o7777, dir_fd=directory_fd)
+
+        self._make(parent, name, make, caller)
+
+    def make_symlink(self, parent: Place, name: bytes, target: bytes, caller: Caller) -> None:
+        """Make a symbolic link."""
+
+        def make(directory_fd: int, name: bytes) -> None:
+            os.symlink(target, name, dir_fd=directory_fd)
+
+        self._make(parent, name, make, caller)
+
+    def link(self, source: Place, parent: Place, name: bytes) -> None:
+        """Give *source* another name."""
+
+        def make(directory_fd: int, name: bytes) -> None:
+            self._link(source, directory_fd, name)
+
+        self._make(parent, name, make, None)
+
+    # Taking entries away
+
+    def remove(self, parent: Place, name: bytes, *, present: bool, covers: bool) -> None:
+        """Take *name*, not a directory, out of the union.
+
+        present: the upper has it. covers: a layer below has it too, so a whiteout takes its
+        place, in the same instant (a name that was removed never shows what is below it).
+        """
+        directory_fd = places.directory(parent)
+        if not covers:
+            os.unlink(name, dir_fd=directory_fd)
+        elif not present:
+            self._link_whiteout(directory_fd, name)
+        else:
+            scratch = self._scratch_whiteout()
+            syscalls.renameat2(self._scratch.descriptor, scratch, directory_fd, name)
+
+    def remove_directory(self, place: Place, *, present: bool, covers: bool) -> None:
+        """Take a directory that shows nothing out of the union; arguments as for ``remove``."""
+        parent, name = place.parent, place.name
+        assert parent is not None
+        if not present:
+            self._link_whiteout(places.directory(parent), name)
+            return
+        with places.outliving(place):
+            scratch = self._take_directory(places.directory(parent), name, covers)
+        if scratch is not None:
+            remove_tree(self._scratch.descriptor, scratch)
+
+    def _take_directory(self, directory_fd: int, name: bytes, covers: bool) -> bytes | None:
+        """Take a directory away; answers its scratch name if it is there now, to be removed."""
+        scratch_fd = self._scratch.descriptor
+        if covers:
+            scratch = self._scratch_whiteout()
+            syscalls.renameat2(scratch_fd, scratch, directory_fd, name, syscalls.RENAME_EXCHANGE)
+            return scratch
+        try:
+            os.rmdir(name, dir_fd=directory_fd)
+            return None
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        scratch = self.scratch_name()
+        syscalls.renameat2(directory_fd, name, scratch_fd, scratch)
+        return scratch
+
+    def clear_whiteouts(self, place: Place) -> None:
+        """Leave the directory at *place*, in which the union shows nothing, physically empty.
+
+        An empty opaque one takes its place at once, so that nothing below shows in between.
+        """
+        parent, name = place.parent, place.name
+        assert parent is not None
+        if not _names_in(places.directory(place), b"."):
+            return
+        before = places.status(place)
+        scratch = self.scratch_name()
+        scratch_fd = self._scratch.descriptor
+        os.mkdir(scratch, 0o700, dir_fd=scratch_fd)
+        empty = Place(self._scratch, scratch)
+        self.set_mark(empty, markers.OPAQUE, markers.OPAQUE_YES)
+        path, follow = places.reference(empty)
+        os.chown(path, before.st_uid, before.st_gid, follow_symlinks=follow)
+        os.chmod(path, stat.S_IMODE(before.st_mode))
+        directory_fd = places.directory(parent)
+        syscalls.renameat2(scratch_fd, scratch, directory_fd, name, syscalls.RENAME_EXCHANGE)
+        places.forget(place)
+        remove_tree(scratch_fd, scratch)
+
+    # Moving entries
+
+    def move(
+        self, source: Place, parent: Place, name: bytes, *, directory: bool, covers: bool
+    ) -> None:
+        """Rename *source* to *name* in *parent*, replacing what the upper has there.
+
+        covers: a layer below has the old name, so a whiteout is left there in the same instant.
+        A directory that is replaced must be physically empty (see ``clear_whiteouts``).
+        """
+        assert source.parent is not None
+        old, old_fd = source.name, places.directory(source.parent)
+        new_fd = places.directory(parent)
+        flags = 0
+        spare = False
+        if (directory or covers) and self._is_whiteout(parent, name):
+            # A directory can't replace a whiteout, but change places with it.
+            flags = syscalls.RENAME_EXCHANGE
+            spare = not covers
+        elif covers:
+            flags = syscalls.RENAME_WHITEOUT
+        syscalls.renameat2(old_fd, old, new_fd, name, flags)
+        if spare:
+            os.unlink(old, dir_fd=old_fd)
+        source.parent, source.name = parent, name
+
+    def exchange(self, one: Place, other: Place) -> None:
+        """Let two entries change names."""
+        assert one.parent is not None
+        assert other.parent is not None
+        syscalls.renameat2(
+            places.directory(one.parent),
+            one.name,
+            places.directory(other.parent),
+            other.name,
+            syscalls.RENAME_EXCHANGE,
+        )
+        one.parent, other.parent = other.parent, one.parent
+        one.name, other.name = other.name, one.name
+
+    # Copy-up: what is built in the scratch directory, and where it goes
+
+    def scratch_name(self) -> bytes:
+        """A name in the scratch directory that is not in use."""
+        self._counter += 1
+        return b"#%x" % self._counter
+
+    def scratch_place(self, name: bytes) -> Place:
+        """The place of a scratch name."""
+        return Place(self._scratch, name)
+
+    @property
+    def scratch(self) -> int:
+        """A descriptor of the scratch directory."""
+        return self._scratch.descriptor
+
+    def drop_scratch(self, name: bytes) -> None:
+        """Remove a scratch entry: a copy whose node has lost its last name."""
+        remove_tree(self._scratch.descriptor, name)
+
+    def publish(self, scratch: bytes, parent: Place, name: bytes) -> None:
+        """Move a copy into place; the parent's times stay, for nothing changed in the union."""
+        with self._same_times(parent):
+            syscalls.renameat2(self._scratch.descriptor, scratch, places.directory(parent), name)
+
+    def publish_index(self, scratch: bytes, key: bytes) -> Place:
+        """Move the copy of an inode with several names into the index; answers its place."""
+        syscalls.renameat2(self._scratch.descriptor, scratch, self._index.descriptor, key)
+        self.indexed.add(key)
+        return self.index_place(key)
+
+    def index_place(self, key: bytes) -> Place:
+        """The place of an index entry."""
+        return Place(self._index, key)
+
+    def link_copy(self, key: bytes, parent: Place, name: bytes) -> None:
+        """Give a copy in the index the name that its lower inode has in the union."""
+        with self._same_times(parent):
+            os.link(
+                key,
+                name,
+                src_dir_fd=self._index.descriptor,
+                dst_dir_fd=places.directory(parent),
+                follow_symlinks=False,
+            )
+
+    def drop_index(self, key: bytes) -> None:
+        """Remove the index entry of an inode that has no name left."""
+        self.indexed.discard(key)
+        os.unlink(key, dir_fd=self._index.descriptor)
+
+    # Changing what is there
+
+    def change_owner(self, place: Place, uid: int, gid: int) -> None:
+        """chown(2) of the entry itself; -1 leaves one as it is."""
+        path, follow = places.reference(place)
+        os.chown(path, uid, gid, follow_symlinks=follow)
+
+    def change_mode(self, place: Place, mode: int) -> None:
+        """chmod(2) of the entry itself, never of what a link leads to."""
+        with places.held(place) as path:
+            os.chmod(path, mode)
+
+    def change_times(self, place: Place, atime_ns: int, mtime_ns: int) -> None:
+        """utimensat(2), in nanoseconds."""
+        path, follow = places.reference(place)
+        os.utime(path, ns=(atime_ns, mtime_ns), follow_symlinks=follow)
+
+    # Marks
+
+    def set_mark(self, place: Place, mark: bytes, value: bytes) -> None:
+        """Set a mark on the entry at *place*. Raises OSError."""
+        places.setxattr(place, self.prefix + mark, value)
+
+    def remove_mark(self, place: Place, mark: bytes) -> None:
+        """Remove a mark in whichever spelling it is there."""
+        present = places.listxattr(place)
+        for name in markers.spellings(mark):
+            if name in present:
+                places.removexattr(place, name)
+
+    def number(self, place: Place) -> int | None:
+        """The inode number that a copied-up entry had below, if it has the mark."""
+        names = places.listxattr(place)
+        for name in markers.spellings(markers.NUMBER):
+            if name in names:
+                value = places.getxattr(place, name)
+                return int(value) if value.isdigit() and len(value) <= 20 else None
+        return None
+
+    def recorded_index_key(self, place: Place) -> bytes | None:
+        """The name in the index of an upper inode, as its own marks have it."""
+        names = places.listxattr(place)
+        for mark in (markers.ORIGIN, markers.INDEX):
+            for name in markers.spellings(mark):
+                if name in names:
+                    value = places.getxattr(place, name)
+                    return value.hex().encode() if mark == markers.ORIGIN else value
+        return None
+
+    def links(self, place: Place, upper_links: int, lower_links: int) -> int:
+        """How many names of an indexed inode the union has.
+
+        The mark is relative to the links of the upper inode or of the lower one, whichever does
+        not change along with it (fs/overlayfs/inode.c, ovl_get_nlink).
+        """
+        try:
+            value = places.getxattr(place, self.prefix + markers.LINKS)
+        except OSError as error:
+            if error.errno != errno.ENODATA:
+                raise
+            return lower_links
+        if not (match := _LINKS.fullmatch(value)):
+            return lower_links
+        base = upper_links if match[1] == b"U" else lower_links
+        return base + int(match[2])
+
+    def set_links_by_upper(self, place: Place, links: int) -> None:
+        """Note the links relative to the upper inode's, before both change by one together."""
+        relative = links - places.status(place).st_nlink
+        self.set_mark(place, markers.LINKS, b"U%+d" % relative)
+
+    def set_links_by_lower(self, place: Place, links: int, lower_links: int) -> None:
+        """Note the links relative to the lower inode's, before only the upper's change."""
+        self.set_mark(place, markers.LINKS, b"L%+d" % (links - lower_links))
+
+    # Helpers
+
+    def _make(
+        self,
+        parent: Place,
+        name: bytes,
+        make: Callable[[int, bytes], _T],
+        caller: Caller | None,
+    ) -> _T:
+        """Make an entry where the union has none: in place, or instead of a whiteout."""
+        self.settle(parent, name)
+        with self._as(caller):
+            try:
+                return make(places.directory(parent), name)
+            except FileExistsError:
+                if not self._is_whiteout(parent, name):
+                    raise
+        return self._make_over_whiteout(parent, name, make, caller)
+
+    def _make_over_whiteout(
+        self,
+        parent: Place,
+        name: bytes,
+        make: Callable[[int, bytes], _T],
+        caller: Caller | None,
+    ) -> _T:
+        stage = self._stage(parent)
+        scratch_fd = self._scratch.descriptor
+        stage_fd = os.open(stage, _DIRECTORY, dir_fd=scratch_fd)
+        try:
+            with self._as(caller):
+                made = make(stage_fd, name)
+            try:
+                self._replace_whiteout(Place(Place(None, b"", stage_fd), name), parent)
+            except BaseException:
+                if isinstance(made, int):
+                    os.close(made)
+                raise
+        finally:
+            os.close(stage_fd)
+            remove_tree(scratch_fd, stage)
+        return made
+
+    def _replace_whiteout(self, made: Place, parent: Place) -> None:
+        assert made.parent is not None
+        flags = 0
+        if stat.S_ISDIR(places.status(made).st_mode):
+            self.set_mark(made, markers.OPAQUE, markers.OPAQUE_YES)
+            flags = syscalls.RENAME_EXCHANGE
+        syscalls.renameat2(
+            made.parent.descriptor, made.name, places.directory(parent), made.name, flags
+        )
+
+    def _stage(self, parent: Place) -> bytes:
+        """A scratch directory in which a new entry inherits what it would inherit in *parent*."""
+        scratch = self.scratch_name()
+        place = Place(self._scratch, scratch)
+        os.mkdir(scratch, 0o700, dir_fd=self._scratch.descriptor)
+        status = os.stat(places.directory(parent))
+        if status.st_mode & stat.S_ISGID:
+            path, follow = places.reference(place)
+            os.chown(path, -1, status.st_gid, follow_symlinks=follow)
+            os.chmod(path, 0o2700)
+        default = b"system.posix_acl_default"
+        try:
+            places.setxattr(place, default, places.getxattr(parent, default))
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+                raise
+        return scratch
+
+    def settle(self, parent: Place, name: bytes) -> None:
+        """Turn a ``.wh.`` file for *name* into a whiteout device, before *name* gets an entry.
+
+        Beside that entry it would say something else: that it is opaque.
+        """
+        if parent.hidden is None or name not in parent.hidden:
+            return
+        directory_fd = places.directory(parent)
+        with contextlib.suppress(FileExistsError):
+            self._link_whiteout(directory_fd, name)
+        os.unlink(markers.whiteout_name(name), dir_fd=directory_fd)
+        parent.hidden -= {name}
+
+    def _is_whiteout(self, parent: Place, name: bytes) -> bool:
+        try:
+            return markers.is_whiteout_device(
+                os.stat(name, dir_fd=places.directory(parent), follow_symlinks=False)
+            )
+        except FileNotFoundError:
+            return False
+
+    def _link(self, source: Place, directory_fd: int, name: bytes) -> None:
+        assert source.parent is not None
+        os.link(
+            source.name,
+            name,
+            src_dir_fd=places.directory(source.parent),
+            dst_dir_fd=directory_fd,
+            follow_symlinks=False,
+        )
+
+    def _link_whiteout(self, directory_fd: int, name: bytes) -> None:
+        """Make a whiteout: all are one inode, so that each costs a link."""
+        scratch_fd = self._scratch.descriptor
+        while True:
+            if self._whiteout is None:
+                self._whiteout = self.scratch_name()
+                os.mknod(self._whiteout, stat.S_IFCHR, 0, dir_fd=scratch_fd)
+            try:
+                os.link(
+                    self._whiteout,
+                    name,
+                    src_dir_fd=scratch_fd,
+                    dst_dir_fd=directory_fd,
+                    follow_symlinks=False,
+                )
+                return
+            except OSError as error:
+                if error.errno != errno.EMLINK:
+                    raise
+            os.unlink(self._whiteout, dir_fd=scratch_fd)
+            self._whiteout = None
+
+    def _scratch_whiteout(self) -> bytes:
+        scratch = self.scratch_name()
+        self._link_whiteout(self._scratch.descriptor, scratch)
+        return scratch
+
+    @contextlib.contextmanager
+    def _same_times(self, directory: Place) -> Iterator[None]:
+        descriptor = os.open(b".", _DIRECTORY, dir_fd=places.directory(directory))
+        try:
+            before = os.fstat(descriptor)
+            yield
+            os.utime(descriptor, ns=(before.st_atime_ns, before.st_mtime_ns))
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _as(self, caller: Caller | None) -> Iterator[None]:
+        """Let what is made belong to *caller* from the first instant.
+
+        So that no crash leaves it with another owner, and set-group-ID directories, default ACLs
+        and quotas do their work. Raises PermissionError if the daemon can't make such a file.
+        """
+        if caller is None:
+            yield
+            return
+        if caller.umask != self._umask:
+            os.umask(caller.umask)
+            self._umask = caller.umask
+        if (caller.uid, caller.gid) == self._ids:
+            yield
+            return
+        if not self._impersonates:
+            # Here and not at the start: a command that is executed must not inherit it.
+            self._impersonates = syscalls.keep_capabilities_over_fsuid()
+        try:
+            if not syscalls.set_filesystem_ids(caller.uid, caller.gid):
+                raise PermissionError(errno.EPERM, "the daemon may not give files this owner")
+            yield
+        finally:
+            syscalls.set_filesystem_ids(*self._ids)
+
+    def _claim(self, upper: bytes, work: bytes) -> None:
+        if _mount_of(self.root.descriptor) != _mount_of(self._work.descriptor):
+            raise UnionError(
+                f"the work directory {os.fsdecode(work)} is not on the filesystem of the upper "
+                f"directory {os.fsdecode(upper)}: name one that is with --work"
+            )
+        for path, place in ((upper, self.root), (work, self._work)):
+            try:
+                fcntl.flock(place.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BusyError(
+                    f"{os.fsdecode(path)} is in use by another mount: unmount that one first"
+                ) from None
+
+    def _refuse_incompatible(self, work: bytes) -> None:
+        try:
+            names = _names_in(self._work.descriptor, _SCRATCH + b"/" + _INCOMPAT)
+        except FileNotFoundError:
+            return
+        if names:
+            path = os.path.join(work, _SCRATCH, _INCOMPAT)
+            features = os.fsdecode(b", ".join(sorted(names)))
+            raise UnionError(
+                f"the upper was mounted {features} and may lack data: start with an empty "
+                f"one, or remove {os.fsdecode(path)} to use it as it is"
+            )
+
+    def _mark_volatile(self) -> None:
+        scratch_fd = self._scratch.descriptor
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(_INCOMPAT, 0o700, dir_fd=scratch_fd)
+        os.mkdir(_INCOMPAT + b"/" + _VOLATILE, 0o700, dir_fd=scratch_fd)
+        for name in (_INCOMPAT, b"."):
+            descriptor = os.open(name, _DIRECTORY, dir_fd=scratch_fd)
+            os.fsync(descriptor)
+            os.close(descriptor)
+
+    def _own_directory(self, name: bytes) -> Place:
+        work_fd = self._work.descriptor
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=work_fd)
+        return Place(None, b"", os.open(name, _DIRECTORY, dir_fd=work_fd))
+
+    def _sweep(self) -> None:
+        """Remove what a mount that was killed, or this one, left in the scratch directory."""
+        scratch_fd = self._scratch.descriptor
+        for name in map(os.fsencode, os.listdir(scratch_fd)):
+            if name != _INCOMPAT:
+                remove_tree(scratch_fd, name)
+        self._whiteout = None
+
+    def _choose_prefix(self) -> bytes:
+        """``trusted.overlay.`` where we may write it, else ``user.overlay.``."""
+        scratch = self.scratch_name()
+        os.mkdir(scratch, 0o700, dir_fd=self._scratch.descriptor)
+        place = Place(self._scratch, scratch)
+        try:
+            for prefix in (markers.TRUSTED, markers.USER):
+                with contextlib.suppress(OSError):
+                    places.setxattr(place, prefix + markers.OPAQUE, markers.OPAQUE_YES)
+                    return prefix
+        finally:
+            os.rmdir(scratch, dir_fd=self._scratch.descriptor)
+        raise UnionError(
+            "the filesystem of the upper directory has no extended attributes: use another"
+        )
+
+
+def remove_tree(directory_fd: int, name: bytes) -> None:
+    """Remove *name* and all below it, beneath the descriptor; never follows a link."""
+    try:
+        os.unlink(name, dir_fd=directory_fd)
+        return
+    except IsADirectoryError:
+        pass
+    descriptor = os.open(name, _DIRECTORY, dir_fd=directory_fd)
+    try:
+        for child in os.listdir(descriptor):
+            remove_tree(descriptor, os.fsencode(child))
+    finally:
+        os.close(descriptor)
+    os.rmdir(name, dir_fd=directory_fd)
+
+
+def _names_in(directory_fd: int, name: bytes) -> list[bytes]:
+    descriptor = os.open(name, _DIRECTORY, dir_fd=directory_fd)
+    try:
+        return [os.fsencode(child) for child in os.listdir(descriptor)]
+    finally:
+        os.close(descriptor)
+
+
+def _mount_of(descriptor: int) -> str:
+    """The id of the mount that a descriptor was opened on (proc(5), fdinfo)."""
+    with open(f"/proc/self/fdinfo/{descriptor}") as lines:
+        return next(line.split()[1] for line in lines if line.startswith("mnt_id:"))
