@@ -159,10 +159,12 @@ def _plan(arguments: argparse.Namespace, options: Options) -> Plan:
         # As mount(8) calls its helpers: the word before the mount point is the source to show.
         _require(len(words) in (1, 2), "with lowerdir=, only [SOURCE] MOUNTPOINT may be given")
         lower = options.lower
-        options = replace(options, fsname=options.fsname or b"".join(words[:-1]) or None)
     else:
         _require(len(words) > 1, "LAYER and MOUNTPOINT are needed")
         lower = tuple(words[:-1])
+    if len(words) == 2 and options.fsname is None:
+        # mount(8) finds what is mounted already by the source that it gave.
+        options = replace(options, fsname=words[0] or None)
     upper = _only_one("--upper", arguments.upper, "upperdir=", options.upper)
     work = _only_one("--work", arguments.work, "workdir=", options.work)
     _require(upper is not None or work is None, "a work directory is of no use without --upper")
@@ -244,9 +246,11 @@ def _printable(text: str) -> str:
 
 def _open_standard_streams() -> None:
     """Have the first three descriptors taken, so that no other file becomes one of them."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(descriptor)
+    for stream in (0, 1, 2):
+        try:
+            os.fstat(stream)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 if __name__ == "__main__":

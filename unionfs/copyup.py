@@ -18,7 +18,6 @@ from typing import Final
 import xxhash
 
 from unionfs import syscalls
-from unionfs.layers import markers
 from unionfs.merge import Source
 from unionfs.model import Attributes
 from unionfs.upper import Upper

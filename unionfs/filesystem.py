@@ -14,7 +14,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
@@ -43,6 +43,13 @@ class Changes:
     size: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
+
+
+class _Spot(NamedTuple):
+    """A name in a directory."""
+
+    parent: Node
+    name: bytes
 
 
 class Filesystem:
@@ -178,88 +185,68 @@ class Filesystem:
         source, node = self._old_name(old_parent, old_name)
         self._check_new_name(new_name)
         target = self._node(new_parent)
+        old, new = _Spot(source, old_name), _Spot(target, new_name)
         replaced = self._find(target, new_name)
         if flags & syscalls.RENAME_EXCHANGE:
             if replaced is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-            await self._exchange(source, old_name, node, target, new_name, replaced)
+            await self._exchange(node, old, replaced, new)
         elif replaced is not None and flags & syscalls.RENAME_NOREPLACE:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         elif replaced is not node:
-            await self._move(source, old_name, node, target, new_name, replaced)
+            await self._move(node, old, new, replaced)
 
-    async def _move(
-        self,
-        source: Node,
-        old_name: bytes,
-        node: Node,
-        target: Node,
-        new_name: bytes,
-        replaced: Node | None,
-    ) -> None:
+    async def _move(self, node: Node, old: _Spot, new: _Spot, replaced: Node | None) -> None:
         tree, upper = self._tree, self._tree.upper
         if replaced is not None and replaced.is_directory and tree.children(replaced):
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
-        await self._ready_to_move(node, source, old_name)
+        await self._ready_to_move(node, old)
         if replaced is not None:
-            await tree.keep_links(replaced, target, new_name)
-        tree.raise_directory(source)
-        tree.raise_directory(target)
-        covers = tree.shows_below(source, old_name)
-        upper.settle(_upper_place(target), new_name)
+            await tree.keep_links(replaced, *new)
+        tree.raise_directory(new.parent)
+        covers = tree.shows_below(*old)
+        target = _upper_place(new.parent)
+        upper.settle(target, new.name)
         if node.is_directory:
-            self._keep_content(node, source, old_name, target)
-        place = _place_of_name(node, source, old_name)
+            self._keep_content(node, old, new.parent)
+        place = _place_of_name(node, old)
 
         def move() -> None:
-            upper.move(
-                place, _upper_place(target), new_name, directory=node.is_directory, covers=covers
-            )
+            upper.move(place, target, new.name, directory=node.is_directory, covers=covers)
 
         if replaced is None:
             move()
         elif replaced.is_directory:
-            self._replace_directory(replaced, target, new_name, move)
+            self._replace_directory(replaced, new, move)
         else:
-            with tree.losing_name(replaced, target, new_name):
+            with tree.losing_name(replaced, *new):
                 move()
-        self._nodes.drop_name(node, source, old_name)
-        self._nodes.add_name(node, target, new_name, in_upper=True)
+        self._nodes.drop_name(node, *old)
+        self._nodes.add_name(node, *new, in_upper=True)
         if replaced is not None:
             tree.release(replaced)
 
-    async def _exchange(
-        self,
-        source: Node,
-        old_name: bytes,
-        node: Node,
-        target: Node,
-        new_name: bytes,
-        other: Node,
-    ) -> None:
-        tree = self._tree
-        await self._ready_to_move(node, source, old_name)
-        await self._ready_to_move(other, target, new_name)
-        if node.is_directory:
-            self._keep_content(node, source, old_name, target)
+    async def _exchange(self, one: Node, old: _Spot, other: Node, new: _Spot) -> None:
+        await self._ready_to_move(one, old)
+        await self._ready_to_move(other, new)
+        if one.is_directory:
+            self._keep_content(one, old, new.parent)
         if other.is_directory:
-            self._keep_content(other, target, new_name, source)
-        tree.upper.exchange(
-            _place_of_name(node, source, old_name), _place_of_name(other, target, new_name)
-        )
-        self._nodes.drop_name(node, source, old_name)
-        self._nodes.drop_name(other, target, new_name)
-        self._nodes.add_name(node, target, new_name, in_upper=True)
-        self._nodes.add_name(other, source, old_name, in_upper=True)
+            self._keep_content(other, new, old.parent)
+        self._tree.upper.exchange(_place_of_name(one, old), _place_of_name(other, new))
+        self._nodes.drop_name(one, *old)
+        self._nodes.drop_name(other, *new)
+        self._nodes.add_name(one, *new, in_upper=True)
+        self._nodes.add_name(other, *old, in_upper=True)
 
-    async def _ready_to_move(self, node: Node, parent: Node, name: bytes) -> None:
+    async def _ready_to_move(self, node: Node, spot: _Spot) -> None:
         """The upper has the node, under this very name."""
         await self._tree.copy_up(node)
-        await self._tree.keep_links(node, parent, name)
-        if not node.is_directory and not node.has_name(parent, name).in_upper:
+        await self._tree.keep_links(node, *spot)
+        if not node.is_directory and not node.has_name(*spot).in_upper:
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 
-    def _keep_content(self, node: Node, source: Node, name: bytes, target: Node) -> None:
+    def _keep_content(self, node: Node, old: _Spot, target: Node) -> None:
         """Before a directory is called otherwise: what shows through it stays the same.
 
         What merges into it is found by a redirect; what would merge into it there is hidden by
@@ -272,10 +259,10 @@ class Filesystem:
                 upper.set_mark(entry.handle, markers.OPAQUE, markers.OPAQUE_YES)
                 entry.opaque = True
             return
-        if entry.redirect is not None and (source is target or entry.redirect.startswith(b"/")):
+        if entry.redirect is not None and (old.parent is target or entry.redirect.startswith(b"/")):
             return
-        if source is target:
-            redirect = name
+        if old.parent is target:
+            redirect = old.name
         else:
             _, layer, below = node.lower[0]
             redirect = layer.path(below)
@@ -291,9 +278,7 @@ class Filesystem:
             raise
         entry.redirect = redirect
 
-    def _replace_directory(
-        self, node: Node, parent: Node, name: bytes, move: Callable[[], None]
-    ) -> None:
+    def _replace_directory(self, node: Node, spot: _Spot, move: Callable[[], None]) -> None:
         if node.upper is None:
             move()
         else:
@@ -301,7 +286,7 @@ class Filesystem:
             self._tree.upper.clear_whiteouts(place)
             with places.outliving(place):
                 move()
-        self._nodes.drop_name(node, parent, name)
+        self._nodes.drop_name(node, *spot)
         node.removed = True
 
     # Attributes
@@ -559,10 +544,11 @@ def _upper_place(directory: Node) -> Place:
     return place
 
 
-def _place_of_name(node: Node, parent: Node, name: bytes) -> Place:
+def _place_of_name(node: Node, spot: _Spot) -> Place:
     """The place of a node in the upper under one of its names; its own, if that is it."""
     assert node.upper is not None
     place: Place = node.upper.entry.handle
-    if place.parent is _upper_place(parent) and place.name == name:
+    parent = _upper_place(spot.parent)
+    if place.parent is parent and place.name == spot.name:
         return place
-    return Place(_upper_place(parent), name)
+    return Place(parent, spot.name)

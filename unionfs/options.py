@@ -154,7 +154,7 @@ def _require_fixed(option: str, name: str, value: str) -> None:
     if name in _REFUSED:
         raise UsageError(f"-o {option}: {_REFUSED[name]}")
     if name not in _FIXED:
-        raise UsageError(f"-o {option}: unknown option (unionmount --help lists them)")
+        raise UsageError(f"-o {option}: unknown option")
     values, rule = _FIXED[name]
     if value not in values:
         raise UsageError(f"-o {option}: only {name}={values[0]} is possible: {rule}")

@@ -15,7 +15,7 @@ from unionfs.model import UnionError
 _REASONS = {
     errno.ENOENT: "there is no such directory",
     errno.ENOTDIR: "it is not a directory",
-    errno.EACCES: "permission denied; root may read it",
+    errno.EACCES: "permission denied; run as root, or as a user who may read it",
     errno.ENOTCONN: "the filesystem there has lost its daemon; unmount it with umount -l",
     errno.EROFS: "it is on a read-only filesystem",
 }

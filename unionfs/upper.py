@@ -3,17 +3,12 @@
 On disk it is what overlayfs writes, so that either can mount the other's. Every change appears
 at once or not at all: what takes more than one system call is built in the work directory and
 moved into place by one rename. The order within each operation is stated where it matters.
-
-The work directory has three directories: ``work`` (scratch, swept at every mount), ``index``
-(one link for each copied-up inode that has several names below) and, in ``work/incompat``, marks
-that refuse a later mount.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import stat
@@ -24,15 +19,11 @@ from unionfs import syscalls
 from unionfs.layers import markers, places
 from unionfs.layers.directory import DirectoryLayer
 from unionfs.layers.places import Place
-from unionfs.model import BusyError, Caller, UnionError
+from unionfs.model import Caller, UnionError
+from unionfs.workdir import DIRECTORY, WorkDirectory, names_in, remove_tree
 
 _T = TypeVar("_T")
 
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_SCRATCH: Final = b"work"
-_INDEX: Final = b"index"
-_INCOMPAT: Final = b"incompat"
-_VOLATILE: Final = b"volatile"
 _LINKS: Final = re.compile(rb"([LU])([+-]\d+)")
 
 
@@ -48,8 +39,6 @@ class Upper:
 
     def __init__(self, upper: bytes, work: bytes, *, volatile: bool = False) -> None:
         self.volatile = volatile
-        self._counter = 0
-        self._whiteout: bytes | None = None
         self._ids = (os.geteuid(), os.getegid())
         self._umask = -1
         self._impersonates = False
@@ -57,26 +46,18 @@ class Upper:
             self.layer = DirectoryLayer(upper, writable=True)
             undo.callback(self.layer.close)
             self.root: Place = self.layer.root().handle
-            self._work = Place(None, b"", os.open(work, _DIRECTORY))
-            undo.callback(places.forget, self._work)
-            self._claim(upper, work)
-            self._refuse_incompatible(work)
-            self._scratch = self._own_directory(_SCRATCH)
-            undo.callback(places.forget, self._scratch)
-            self._index = self._own_directory(_INDEX)
-            undo.callback(places.forget, self._index)
-            self._sweep()
+            self._work = WorkDirectory(work, upper, self.root)
+            undo.callback(self._work.close)
             self.prefix = self._choose_prefix()
             if volatile:
-                self._mark_volatile()
-            self.indexed = set(map(os.fsencode, os.listdir(self._index.descriptor)))
+                self._work.mark_volatile()
+            index_fd = self._work.index.descriptor
+            self.indexed = {os.fsencode(name) for name in os.listdir(index_fd)}
             undo.pop_all()
 
     def close(self) -> None:
         """Sweep the work directory and give both directories up."""
-        self._sweep()
-        for place in (self._scratch, self._index, self._work):
-            places.forget(place)
+        self._work.close()
         self.layer.close()
 
     # Making entries
@@ -139,28 +120,28 @@ class Upper:
         if not covers:
             os.unlink(name, dir_fd=directory_fd)
         elif not present:
-            self._link_whiteout(directory_fd, name)
+            self._work.link_whiteout(directory_fd, name)
         else:
-            scratch = self._scratch_whiteout()
-            syscalls.renameat2(self._scratch.descriptor, scratch, directory_fd, name)
+            scratch = self._work.new_whiteout()
+            syscalls.renameat2(self.scratch, scratch, directory_fd, name)
 
     def remove_directory(self, place: Place, *, present: bool, covers: bool) -> None:
         """Take a directory that shows nothing out of the union; arguments as for ``remove``."""
         parent, name = place.parent, place.name
         assert parent is not None
         if not present:
-            self._link_whiteout(places.directory(parent), name)
+            self._work.link_whiteout(places.directory(parent), name)
             return
         with places.outliving(place):
             scratch = self._take_directory(places.directory(parent), name, covers)
         if scratch is not None:
-            remove_tree(self._scratch.descriptor, scratch)
+            remove_tree(self.scratch, scratch)
 
     def _take_directory(self, directory_fd: int, name: bytes, covers: bool) -> bytes | None:
         """Take a directory away; answers its scratch name if it is there now, to be removed."""
-        scratch_fd = self._scratch.descriptor
+        scratch_fd = self.scratch
         if covers:
-            scratch = self._scratch_whiteout()
+            scratch = self._work.new_whiteout()
             syscalls.renameat2(scratch_fd, scratch, directory_fd, name, syscalls.RENAME_EXCHANGE)
             return scratch
         try:
@@ -180,13 +161,13 @@ class Upper:
         """
         parent, name = place.parent, place.name
         assert parent is not None
-        if not _names_in(places.directory(place), b"."):
+        if not names_in(places.directory(place), b"."):
             return
         before = places.status(place)
         scratch = self.scratch_name()
-        scratch_fd = self._scratch.descriptor
+        scratch_fd = self.scratch
         os.mkdir(scratch, 0o700, dir_fd=scratch_fd)
-        empty = Place(self._scratch, scratch)
+        empty = Place(self._work.scratch, scratch)
         self.set_mark(empty, markers.OPAQUE, markers.OPAQUE_YES)
         path, follow = places.reference(empty)
         os.chown(path, before.st_uid, before.st_gid, follow_symlinks=follow)
@@ -240,36 +221,35 @@ class Upper:
 
     def scratch_name(self) -> bytes:
         """A name in the scratch directory that is not in use."""
-        self._counter += 1
-        return b"#%x" % self._counter
+        return self._work.new_name()
 
     def scratch_place(self, name: bytes) -> Place:
         """The place of a scratch name."""
-        return Place(self._scratch, name)
+        return Place(self._work.scratch, name)
 
     @property
     def scratch(self) -> int:
         """A descriptor of the scratch directory."""
-        return self._scratch.descriptor
+        return self._work.scratch.descriptor
 
     def drop_scratch(self, name: bytes) -> None:
         """Remove a scratch entry: a copy whose node has lost its last name."""
-        remove_tree(self._scratch.descriptor, name)
+        remove_tree(self.scratch, name)
 
     def publish(self, scratch: bytes, parent: Place, name: bytes) -> None:
         """Move a copy into place; the parent's times stay, for nothing changed in the union."""
         with self._same_times(parent):
-            syscalls.renameat2(self._scratch.descriptor, scratch, places.directory(parent), name)
+            syscalls.renameat2(self.scratch, scratch, places.directory(parent), name)
 
     def publish_index(self, scratch: bytes, key: bytes) -> Place:
         """Move the copy of an inode with several names into the index; answers its place."""
-        syscalls.renameat2(self._scratch.descriptor, scratch, self._index.descriptor, key)
+        syscalls.renameat2(self.scratch, scratch, self._work.index.descriptor, key)
         self.indexed.add(key)
         return self.index_place(key)
 
     def index_place(self, key: bytes) -> Place:
         """The place of an index entry."""
-        return Place(self._index, key)
+        return Place(self._work.index, key)
 
     def link_copy(self, key: bytes, parent: Place, name: bytes) -> None:
         """Give a copy in the index the name that its lower inode has in the union."""
@@ -277,7 +257,7 @@ class Upper:
             os.link(
                 key,
                 name,
-                src_dir_fd=self._index.descriptor,
+                src_dir_fd=self._work.index.descriptor,
                 dst_dir_fd=places.directory(parent),
                 follow_symlinks=False,
             )
@@ -285,7 +265,7 @@ class Upper:
     def drop_index(self, key: bytes) -> None:
         """Remove the index entry of an inode that has no name left."""
         self.indexed.discard(key)
-        os.unlink(key, dir_fd=self._index.descriptor)
+        os.unlink(key, dir_fd=self._work.index.descriptor)
 
     # Changing what is there
 
@@ -389,8 +369,8 @@ class Upper:
         caller: Caller | None,
     ) -> _T:
         stage = self._stage(parent)
-        scratch_fd = self._scratch.descriptor
-        stage_fd = os.open(stage, _DIRECTORY, dir_fd=scratch_fd)
+        scratch_fd = self.scratch
+        stage_fd = os.open(stage, DIRECTORY, dir_fd=scratch_fd)
         try:
             with self._as(caller):
                 made = make(stage_fd, name)
@@ -418,8 +398,8 @@ class Upper:
     def _stage(self, parent: Place) -> bytes:
         """A scratch directory in which a new entry inherits what it would inherit in *parent*."""
         scratch = self.scratch_name()
-        place = Place(self._scratch, scratch)
-        os.mkdir(scratch, 0o700, dir_fd=self._scratch.descriptor)
+        place = Place(self._work.scratch, scratch)
+        os.mkdir(scratch, 0o700, dir_fd=self.scratch)
         status = os.stat(places.directory(parent))
         if status.st_mode & stat.S_ISGID:
             path, follow = places.reference(place)
@@ -442,7 +422,7 @@ class Upper:
             return
         directory_fd = places.directory(parent)
         with contextlib.suppress(FileExistsError):
-            self._link_whiteout(directory_fd, name)
+            self._work.link_whiteout(directory_fd, name)
         os.unlink(markers.whiteout_name(name), dir_fd=directory_fd)
         parent.hidden -= {name}
 
@@ -464,36 +444,9 @@ class Upper:
             follow_symlinks=False,
         )
 
-    def _link_whiteout(self, directory_fd: int, name: bytes) -> None:
-        """Make a whiteout: all are one inode, so that each costs a link."""
-        scratch_fd = self._scratch.descriptor
-        while True:
-            if self._whiteout is None:
-                self._whiteout = self.scratch_name()
-                os.mknod(self._whiteout, stat.S_IFCHR, 0, dir_fd=scratch_fd)
-            try:
-                os.link(
-                    self._whiteout,
-                    name,
-                    src_dir_fd=scratch_fd,
-                    dst_dir_fd=directory_fd,
-                    follow_symlinks=False,
-                )
-                return
-            except OSError as error:
-                if error.errno != errno.EMLINK:
-                    raise
-            os.unlink(self._whiteout, dir_fd=scratch_fd)
-            self._whiteout = None
-
-    def _scratch_whiteout(self) -> bytes:
-        scratch = self.scratch_name()
-        self._link_whiteout(self._scratch.descriptor, scratch)
-        return scratch
-
     @contextlib.contextmanager
     def _same_times(self, directory: Place) -> Iterator[None]:
-        descriptor = os.open(b".", _DIRECTORY, dir_fd=places.directory(directory))
+        descriptor = os.open(b".", DIRECTORY, dir_fd=places.directory(directory))
         try:
             before = os.fstat(descriptor)
             yield
@@ -527,99 +480,18 @@ class Upper:
         finally:
             syscalls.set_filesystem_ids(*self._ids)
 
-    def _claim(self, upper: bytes, work: bytes) -> None:
-        if _mount_of(self.root.descriptor) != _mount_of(self._work.descriptor):
-            raise UnionError(
-                f"the work directory {os.fsdecode(work)} is not on the filesystem of the upper "
-                f"directory {os.fsdecode(upper)}: name one that is with --work"
-            )
-        for path, place in ((upper, self.root), (work, self._work)):
-            try:
-                fcntl.flock(place.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BusyError(
-                    f"{os.fsdecode(path)} is in use by another mount: unmount that one first"
-                ) from None
-
-    def _refuse_incompatible(self, work: bytes) -> None:
-        try:
-            names = _names_in(self._work.descriptor, _SCRATCH + b"/" + _INCOMPAT)
-        except FileNotFoundError:
-            return
-        if names:
-            path = os.path.join(work, _SCRATCH, _INCOMPAT)
-            features = os.fsdecode(b", ".join(sorted(names)))
-            raise UnionError(
-                f"the upper was mounted {features} and may lack data: start with an empty "
-                f"one, or remove {os.fsdecode(path)} to use it as it is"
-            )
-
-    def _mark_volatile(self) -> None:
-        scratch_fd = self._scratch.descriptor
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(_INCOMPAT, 0o700, dir_fd=scratch_fd)
-        os.mkdir(_INCOMPAT + b"/" + _VOLATILE, 0o700, dir_fd=scratch_fd)
-        for name in (_INCOMPAT, b"."):
-            descriptor = os.open(name, _DIRECTORY, dir_fd=scratch_fd)
-            os.fsync(descriptor)
-            os.close(descriptor)
-
-    def _own_directory(self, name: bytes) -> Place:
-        work_fd = self._work.descriptor
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(name, 0o700, dir_fd=work_fd)
-        return Place(None, b"", os.open(name, _DIRECTORY, dir_fd=work_fd))
-
-    def _sweep(self) -> None:
-        """Remove what a mount that was killed, or this one, left in the scratch directory."""
-        scratch_fd = self._scratch.descriptor
-        for name in map(os.fsencode, os.listdir(scratch_fd)):
-            if name != _INCOMPAT:
-                remove_tree(scratch_fd, name)
-        self._whiteout = None
-
     def _choose_prefix(self) -> bytes:
         """``trusted.overlay.`` where we may write it, else ``user.overlay.``."""
         scratch = self.scratch_name()
-        os.mkdir(scratch, 0o700, dir_fd=self._scratch.descriptor)
-        place = Place(self._scratch, scratch)
+        os.mkdir(scratch, 0o700, dir_fd=self.scratch)
+        place = Place(self._work.scratch, scratch)
         try:
             for prefix in (markers.TRUSTED, markers.USER):
                 with contextlib.suppress(OSError):
                     places.setxattr(place, prefix + markers.OPAQUE, markers.OPAQUE_YES)
                     return prefix
         finally:
-            os.rmdir(scratch, dir_fd=self._scratch.descriptor)
+            os.rmdir(scratch, dir_fd=self.scratch)
         raise UnionError(
             "the filesystem of the upper directory has no extended attributes: use another"
         )
-
-
-def remove_tree(directory_fd: int, name: bytes) -> None:
-    """Remove *name* and all below it, beneath the descriptor; never follows a link."""
-    try:
-        os.unlink(name, dir_fd=directory_fd)
-        return
-    except IsADirectoryError:
-        pass
-    descriptor = os.open(name, _DIRECTORY, dir_fd=directory_fd)
-    try:
-        for child in os.listdir(descriptor):
-            remove_tree(descriptor, os.fsencode(child))
-    finally:
-        os.close(descriptor)
-    os.rmdir(name, dir_fd=directory_fd)
-
-
-def _names_in(directory_fd: int, name: bytes) -> list[bytes]:
-    descriptor = os.open(name, _DIRECTORY, dir_fd=directory_fd)
-    try:
-        return [os.fsencode(child) for child in os.listdir(descriptor)]
-    finally:
-        os.close(descriptor)
-
-
-def _mount_of(descriptor: int) -> str:
-    """The id of the mount that a descriptor was opened on (proc(5), fdinfo)."""
-    with open(f"/proc/self/fdinfo/{descriptor}") as lines:
-        return next(line.split()[1] for line in lines if line.startswith("mnt_id:"))

@@ -45,7 +45,15 @@ _BY_SIGNAL: Final = 128
 
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # They name files of the host, or code to load from there.
-_OF_THE_HOST: Final = ("LD_LIBRARY_PATH", "LD_PRELOAD", "OLDPWD", "TMPDIR")
+_OF_THE_HOST: Final = (
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "OLDPWD",
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "TMPDIR",
+    "VIRTUAL_ENV",
+)
 
 _DEVICES: Final = (b"null", b"zero", b"full", b"random", b"urandom", b"tty")
 _LINKS: Final[Mapping[bytes, bytes]] = {

@@ -1,0 +1,172 @@
+"""The work directory: scratch for changes that appear at once or not at all.
+
+It has three directories: ``work`` (scratch, swept at every mount), ``index`` (one link for each
+copied-up inode that has several names below) and, in ``work/incompat``, marks that refuse a later
+mount. Names and meaning are overlayfs's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+from typing import Final
+
+from unionfs.layers import places
+from unionfs.layers.places import Place
+from unionfs.model import BusyError, UnionError
+
+DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_SCRATCH: Final = b"work"
+_INDEX: Final = b"index"
+_INCOMPAT: Final = b"incompat"
+_VOLATILE: Final = b"volatile"
+
+
+class WorkDirectory:
+    """The work directory *path* of the upper directory *upper*, whose place is *root*.
+
+    Both are claimed for us alone, and what a mount that was killed left behind is swept.
+
+    Raises OSError if it can't be opened, BusyError if another mount has one of the two,
+    UnionError for what the user has to mend.
+    """
+
+    def __init__(self, path: bytes, upper: bytes, root: Place) -> None:
+        self._counter = 0
+        self._whiteout: bytes | None = None
+        with contextlib.ExitStack() as undo:
+            self._root = Place(None, b"", os.open(path, DIRECTORY))
+            undo.callback(places.forget, self._root)
+            self._claim(upper, root, path)
+            self._refuse_incompatible(path)
+            self.scratch: Final = self._own_directory(_SCRATCH)
+            undo.callback(places.forget, self.scratch)
+            self.index: Final = self._own_directory(_INDEX)
+            undo.callback(places.forget, self.index)
+            self.sweep()
+            undo.pop_all()
+
+    def close(self) -> None:
+        """Sweep, and give the directory up."""
+        self.sweep()
+        for place in (self.scratch, self.index, self._root):
+            places.forget(place)
+
+    def new_name(self) -> bytes:
+        """A name in the scratch directory that is not in use."""
+        self._counter += 1
+        return b"#%x" % self._counter
+
+    def link_whiteout(self, directory_fd: int, name: bytes) -> None:
+        """Make a whiteout: all are one inode, so that each costs a link. Raises OSError."""
+        scratch_fd = self.scratch.descriptor
+        while True:
+            if self._whiteout is None:
+                self._whiteout = self.new_name()
+                os.mknod(self._whiteout, stat.S_IFCHR, 0, dir_fd=scratch_fd)
+            try:
+                os.link(
+                    self._whiteout,
+                    name,
+                    src_dir_fd=scratch_fd,
+                    dst_dir_fd=directory_fd,
+                    follow_symlinks=False,
+                )
+                return
+            except OSError as error:
+                if error.errno != errno.EMLINK:
+                    raise
+            os.unlink(self._whiteout, dir_fd=scratch_fd)
+            self._whiteout = None
+
+    def new_whiteout(self) -> bytes:
+        """A whiteout in the scratch directory, to be moved into place; answers its name."""
+        name = self.new_name()
+        self.link_whiteout(self.scratch.descriptor, name)
+        return name
+
+    def sweep(self) -> None:
+        """Remove what a mount that was killed, or this one, left in the scratch directory."""
+        scratch_fd = self.scratch.descriptor
+        for name in map(os.fsencode, os.listdir(scratch_fd)):
+            if name != _INCOMPAT:
+                remove_tree(scratch_fd, name)
+        self._whiteout = None
+
+    def mark_volatile(self) -> None:
+        """Refuse every later mount, as overlayfs does: what was not synced may be missing."""
+        scratch_fd = self.scratch.descriptor
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(_INCOMPAT, 0o700, dir_fd=scratch_fd)
+        os.mkdir(_INCOMPAT + b"/" + _VOLATILE, 0o700, dir_fd=scratch_fd)
+        for name in (_INCOMPAT, b"."):
+            descriptor = os.open(name, DIRECTORY, dir_fd=scratch_fd)
+            os.fsync(descriptor)
+            os.close(descriptor)
+
+    def _claim(self, upper: bytes, root: Place, work: bytes) -> None:
+        if _mount_of(root.descriptor) != _mount_of(self._root.descriptor):
+            raise UnionError(
+                f"the work directory {os.fsdecode(work)} is not on the filesystem of the upper "
+                f"directory {os.fsdecode(upper)}: name one that is with --work"
+            )
+        for path, place in ((upper, root), (work, self._root)):
+            try:
+                fcntl.flock(place.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BusyError(
+                    f"{os.fsdecode(path)} is in use by another mount: unmount that one first"
+                ) from None
+
+    def _refuse_incompatible(self, work: bytes) -> None:
+        try:
+            names = names_in(self._root.descriptor, _SCRATCH + b"/" + _INCOMPAT)
+        except FileNotFoundError:
+            return
+        if names:
+            path = os.path.join(work, _SCRATCH, _INCOMPAT)
+            features = os.fsdecode(b", ".join(sorted(names)))
+            raise UnionError(
+                f"the upper was mounted {features} and may lack data: start with an empty "
+                f"one, or remove {os.fsdecode(path)} to use it as it is"
+            )
+
+    def _own_directory(self, name: bytes) -> Place:
+        work_fd = self._root.descriptor
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=work_fd)
+        return Place(None, b"", os.open(name, DIRECTORY, dir_fd=work_fd))
+
+
+def remove_tree(directory_fd: int, name: bytes) -> None:
+    """Remove *name* and all below it, beneath the descriptor; never follows a link."""
+    try:
+        os.unlink(name, dir_fd=directory_fd)
+        return
+    except IsADirectoryError:
+        pass
+    descriptor = os.open(name, DIRECTORY, dir_fd=directory_fd)
+    try:
+        for child in os.listdir(descriptor):
+            remove_tree(descriptor, os.fsencode(child))
+    finally:
+        os.close(descriptor)
+    os.rmdir(name, dir_fd=directory_fd)
+
+
+def names_in(directory_fd: int, name: bytes) -> list[bytes]:
+    """The names in a directory. Raises OSError."""
+    descriptor = os.open(name, DIRECTORY, dir_fd=directory_fd)
+    try:
+        return [os.fsencode(child) for child in os.listdir(descriptor)]
+    finally:
+        os.close(descriptor)
+
+
+def _mount_of(descriptor: int) -> str:
+    """The id of the mount that a descriptor was opened on (proc(5), fdinfo)."""
+    with open(f"/proc/self/fdinfo/{descriptor}") as lines:
+        return next(line.split()[1] for line in lines if line.startswith("mnt_id:"))
