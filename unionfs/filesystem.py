@@ -9,6 +9,7 @@ names is changed; what it has checked is not checked again.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 import time
@@ -23,10 +24,12 @@ from unionfs.layers import markers, places
 from unionfs.layers.base import Layer
 from unionfs.layers.markers import Dialects
 from unionfs.layers.places import Place
-from unionfs.model import NAME_MAX, Attributes, Caller
+from unionfs.model import NAME_MAX, Caller
 from unionfs.nodes import Node, OpenDirectory, OpenFile
-from unionfs.tree import Tree
+from unionfs.tree import Status, Tree
 from unionfs.upper import Upper
+
+_log: Final = logging.getLogger(__name__)
 
 _ACCESS_ACL: Final = b"system.posix_acl_access"
 # The kernel has done what these ask for, or they would make our own reads and writes fail.
@@ -134,7 +137,7 @@ class Filesystem:
     async def link(self, number: int, parent: int, name: bytes) -> Node:
         """Give a node, not a directory, another name."""
         node = self._node(number)
-        _ = self._tree.upper
+        self._check_new_name(name)
         await self._tree.copy_up(node)
         directory, place = self._new_name(parent, name)
         if node.upper is None or node.removed:
@@ -291,14 +294,12 @@ class Filesystem:
 
     # Attributes
 
-    def getattr(self, number: int) -> tuple[Node, Attributes, int]:
-        """A node, its attributes and its link count."""
-        node = self._node(number)
-        attributes, links = self._tree.status(node)
-        return node, attributes, links
+    def getattr(self, number: int) -> Node:
+        """The node of a number."""
+        return self._node(number)
 
-    def status(self, node: Node) -> tuple[Attributes, int]:
-        """The attributes and the link count of a node."""
+    def status(self, node: Node) -> Status:
+        """The attributes of a node."""
         return self._tree.status(node)
 
     async def setattr(self, number: int, changes: Changes, handle: int | None = None) -> Node:
@@ -350,10 +351,14 @@ class Filesystem:
         _, layer, entry = self._node(number).top
         return layer.readlink(entry)
 
-    def listxattr(self, number: int) -> list[bytes]:
-        """Names of extended attributes; marks are not among them."""
+    def listxattr(self, number: int, *, privileged: bool) -> list[bytes]:
+        """Names of extended attributes; marks are not among them.
+
+        Only the privileged are told of ``trusted.`` attributes (xattr(7)).
+        """
         _, layer, entry = self._node(number).top
-        return layer.listxattr(entry)
+        names = layer.listxattr(entry)
+        return [name for name in names if privileged or not name.startswith(b"trusted.")]
 
     def getxattr(self, number: int, name: bytes) -> bytes:
         """The value of an extended attribute. Raises OSError: ENODATA."""
@@ -461,7 +466,7 @@ class Filesystem:
                 yield name, node, 1
             elif position == 1:
                 yield name, node.names[0].parent if node.names else node, 2
-            elif found := self._find(node, name):
+            elif found := self._shown(node, name):
                 yield name, found, position + 1
 
     def accepted(self, node: Node, taken: bool) -> None:
@@ -510,6 +515,14 @@ class Filesystem:
         try:
             return self._tree.lookup(parent, name)
         except FileNotFoundError:
+            return None
+
+    def _shown(self, parent: Node, name: bytes) -> Node | None:
+        """The node of a name in a listing; one that can't be looked up does not hide the rest."""
+        try:
+            return self._find(parent, name)
+        except OSError as error:
+            _log.warning("%r is left out of a listing: %s", name, error)
             return None
 
     def _old_name(self, parent: int, name: bytes) -> tuple[Node, Node]:

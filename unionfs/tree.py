@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
@@ -22,6 +22,14 @@ from unionfs.merge import Source
 from unionfs.model import Attributes, Entry
 from unionfs.nodes import ROOT_NUMBER, Node, Nodes, Numbering, OpenFile
 from unionfs.upper import Upper
+
+
+class Status(NamedTuple):
+    """What stat(2) tells of a node: what its top source has, but for links and blocks."""
+
+    attributes: Attributes
+    links: int
+    blocks: int
 
 
 class Tree:
@@ -78,21 +86,28 @@ class Tree:
         """Whether the layers below the upper show anything under *name* in *parent*."""
         return bool(merge.resolve(self._layers, parent.lower, name))
 
-    def status(self, node: Node) -> tuple[Attributes, int]:
-        """The attributes of a node, and its link count in the union."""
+    def status(self, node: Node) -> Status:
+        """The attributes of a node as the union has them."""
         if node.upper is None:
             attributes: Attributes = node.lower[0].entry.attributes
         else:
             attributes = places.status(node.upper.entry.handle)
+        blocks = attributes.st_blocks
+        if node.is_regular and blocks == 0 and attributes.st_size and node.content is not node.top:
+            # A file of holes, or a metacopy, whose blocks are those of its content.
+            blocks = self.content(node).entry.attributes.st_blocks
+        return Status(attributes, self._links_of(node, attributes), blocks)
+
+    def _links_of(self, node: Node, attributes: Attributes) -> int:
         if node.index_key is not None:
-            return attributes, node.links
-        if node.is_directory and not node.removed:
+            return node.links
+        if node.removed and (node.upper is None or node.is_directory):
+            return 0
+        if node.is_directory and len(node.stack) > 1:
             # What programs read as the number of subdirectories is known only where one layer
             # has them all; 1 says that it is not known (find(1), option -noleaf).
-            return attributes, attributes.st_nlink if len(node.stack) == 1 else 1
-        if node.removed and (node.upper is None or node.is_directory):
-            return attributes, 0
-        return attributes, attributes.st_nlink
+            return 1
+        return attributes.st_nlink
 
     def content(self, node: Node) -> Source:
         """The source that holds the content of a regular file."""

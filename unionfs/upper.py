@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 from unionfs import syscalls
 from unionfs.layers import markers, places
 from unionfs.layers.directory import DirectoryLayer
+from unionfs.layers.markers import Dialects
 from unionfs.layers.places import Place
 from unionfs.model import Caller, UnionError
 from unionfs.workdir import DIRECTORY, WorkDirectory, names_in, remove_tree
@@ -32,18 +33,26 @@ class Upper:
 
     upper, work: the directories; they must exist and lie on one mount of one filesystem.
     volatile: nothing is synced, and a mark in the work directory refuses every later mount.
+    dialects: what whiteouts that others wrote there may look like.
 
     Raises OSError if one can't be opened, BusyError if another mount has one of them, UnionError
     for what the user has to mend.
     """
 
-    def __init__(self, upper: bytes, work: bytes, *, volatile: bool = False) -> None:
+    def __init__(
+        self,
+        upper: bytes,
+        work: bytes,
+        *,
+        volatile: bool = False,
+        dialects: Dialects = Dialects.AUTO,
+    ) -> None:
         self.volatile = volatile
         self._ids = (os.geteuid(), os.getegid())
         self._umask = -1
         self._impersonates = False
         with contextlib.ExitStack() as undo:
-            self.layer = DirectoryLayer(upper, writable=True)
+            self.layer = DirectoryLayer(upper, dialects, writable=True)
             undo.callback(self.layer.close)
             self.root: Place = self.layer.root().handle
             self._work = WorkDirectory(work, upper, self.root)

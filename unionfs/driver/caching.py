@@ -10,7 +10,7 @@ from typing import Final
 
 import pyfuse3
 
-from unionfs.model import Attributes
+from unionfs.tree import Status
 
 _FOREVER: Final = 10 * 365 * 24 * 3600
 """Seconds. The kernel counts in jiffies, and takes no number much larger than this."""
@@ -28,20 +28,21 @@ ABSENT: Final = _absent()
 """The reply to a lookup of a name that is not there."""
 
 
-def attributes_reply(number: int, attributes: Attributes, links: int) -> pyfuse3.EntryAttributes:
-    """The reply that gives a node's number, attributes and link count."""
+def attributes_reply(number: int, status: Status) -> pyfuse3.EntryAttributes:
+    """The reply that gives a node's number and attributes."""
+    attributes = status.attributes
     reply = pyfuse3.EntryAttributes()
     reply.st_ino = number
     reply.entry_timeout = _FOREVER
     reply.attr_timeout = _FOREVER
     reply.st_mode = attributes.st_mode
-    reply.st_nlink = links
+    reply.st_nlink = status.links
     reply.st_uid = attributes.st_uid
     reply.st_gid = attributes.st_gid
     reply.st_rdev = attributes.st_rdev
     reply.st_size = attributes.st_size
     reply.st_blksize = attributes.st_blksize
-    reply.st_blocks = attributes.st_blocks
+    reply.st_blocks = status.blocks
     reply.st_atime_ns = attributes.st_atime_ns
     reply.st_mtime_ns = attributes.st_mtime_ns
     reply.st_ctime_ns = attributes.st_ctime_ns

@@ -99,7 +99,6 @@ def _fork(child: Callable[[], int]) -> int:
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
-        sys.stderr.flush()
         os._exit(status)
 
 

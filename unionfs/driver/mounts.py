@@ -48,7 +48,8 @@ def visible_at(point: bytes) -> Mount | None:
 def is_dead(point: bytes) -> bool:
     """Whether the mount at *point* is one of FUSE whose process is gone (ENOTCONN)."""
     try:
-        os.stat(point)
+        # Attributes would come from the kernel's memory; this it has to ask for.
+        os.statvfs(point)
     except OSError as error:
         return error.errno == errno.ENOTCONN
     return False

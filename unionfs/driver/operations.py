@@ -129,8 +129,7 @@ class UnionOperations(pyfuse3.Operations):
 
     @_answering
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
-        node, attributes, links = self._filesystem.getattr(inode)
-        return attributes_reply(node.number, attributes, links)
+        return self._entry(self._filesystem.getattr(inode))
 
     @_answering
     async def setattr(
@@ -165,7 +164,7 @@ class UnionOperations(pyfuse3.Operations):
 
     @_answering
     async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
-        return self._filesystem.listxattr(inode)
+        return self._filesystem.listxattr(inode, privileged=ctx.uid == 0)
 
     @_answering
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
@@ -226,8 +225,7 @@ class UnionOperations(pyfuse3.Operations):
         return reply
 
     def _entry(self, node: Node) -> EntryAttributes:
-        attributes, links = self._filesystem.status(node)
-        return attributes_reply(node.number, attributes, links)
+        return attributes_reply(node.number, self._filesystem.status(node))
 
 
 _STATFS_FIELDS: Final = (

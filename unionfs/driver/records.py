@@ -21,6 +21,7 @@ from unionfs.driver import mounts
 
 _OF_ROOT: Final = b"/run/unionmount"
 _OF_USERS: Final = b"/run/user/*/unionmount"
+_SUFFIX: Final = ".json"
 # Any user may put what they like into a directory of theirs, a FIFO for example.
 _READING: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -47,40 +48,49 @@ class Union:
 
 
 @contextlib.contextmanager
-def kept(union: Union) -> Iterator[None]:
+def directory() -> Iterator[int | None]:
+    """A descriptor of the directory for our records; None where there can't be one.
+
+    Root's are in ``/run/unionmount``, a user's in ``$XDG_RUNTIME_DIR/unionmount``. It is opened
+    before the mount, which may cover it.
+    """
+    with contextlib.ExitStack() as opened:
+        descriptor = None
+        own = _own_directory()
+        if own is not None:
+            with contextlib.suppress(OSError):
+                os.makedirs(own, 0o755, exist_ok=True)
+                descriptor = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                opened.callback(os.close, descriptor)
+        yield descriptor
+
+
+@contextlib.contextmanager
+def kept(union: Union, directory: int | None) -> Iterator[None]:
     """Keep the record of *union*, which this process has mounted, as long as the context lasts.
 
-    Root's are in ``/run/unionmount``, a user's in ``$XDG_RUNTIME_DIR/unionmount``. Where that
-    can't be written there is no record, and :func:`mounted` knows only the mount point.
+    Without a *directory* to keep it in, :func:`mounted` will know only the mount point.
 
     Raises OSError.
     """
     mount = mounts.visible_at(union.point)
-    directory = _own_directory()
-    if mount is None or directory is None:
+    if directory is None or mount is None:
         yield
         return
+    _sweep(directory)
+    name = mount.device + _SUFFIX
+    record = os.open(b".", os.O_WRONLY | os.O_CLOEXEC | os.O_TMPFILE, 0o644, dir_fd=directory)
     try:
-        os.makedirs(directory, 0o755, exist_ok=True)
-        descriptor = os.open(directory, os.O_WRONLY | os.O_CLOEXEC | os.O_TMPFILE, 0o644)
-    except OSError:
-        yield
-        return
-    path = _path(directory, mount.device)
-    try:
-        _sweep(directory)
-        os.write(descriptor, json.dumps(union.as_json()).encode("ascii"))
+        os.write(record, json.dumps(union.as_json()).encode("ascii"))
         # Locked before it has a name, so that nobody sees it without its lock.
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+        fcntl.flock(record, fcntl.LOCK_EX)
+        _remove(name, directory)
         # Without a descriptor, os.link calls link(2), which doesn't follow the link in /proc.
-        os.link(b"/proc/self/fd/%d" % descriptor, path, src_dir_fd=descriptor)
+        os.link(f"/proc/self/fd/{record}", name, src_dir_fd=record, dst_dir_fd=directory)
         yield
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        os.close(descriptor)
+        _remove(name, directory)
+        os.close(record)
 
 
 def mounted() -> list[Union]:
@@ -134,27 +144,22 @@ def _own_directory() -> bytes | None:
     return os.path.join(runtime, b"unionmount") if runtime else None
 
 
-def _path(directory: bytes, device: str) -> bytes:
-    return os.path.join(directory, f"{device}.json".encode("ascii"))
-
-
 def _records(device: str) -> Iterator[tuple[str, Union]]:
     """Device and union of the records of *device*, ``*`` for all."""
-    directories = {_OF_ROOT, _OF_USERS}
     own = _own_directory()
-    if own is not None:
-        directories.add(glob.escape(own))
-    paths = {path for directory in directories for path in glob.glob(_path(directory, device))}
+    directories = {_OF_ROOT, _OF_USERS} | ({glob.escape(own)} if own is not None else set())
+    pattern = os.fsencode(device + _SUFFIX)
+    paths = {path for found in directories for path in glob.glob(os.path.join(found, pattern))}
     for path in sorted(paths):
         union = _read(path)
         if union is not None:
-            yield os.fsdecode(os.path.basename(path)).removesuffix(".json"), union
+            yield os.fsdecode(os.path.basename(path)).removesuffix(_SUFFIX), union
 
 
-def _read(path: bytes) -> Union | None:
+def _read(path: bytes | str, directory: int | None = None) -> Union | None:
     """The union of a record, its process None when that is gone; None if it can't be read."""
     try:
-        with open(os.open(path, _READING), "rb") as record:
+        with open(os.open(path, _READING, dir_fd=directory), "rb") as record:
             try:
                 fcntl.flock(record, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -173,12 +178,16 @@ def _read(path: bytes) -> Union | None:
         return None
 
 
-def _sweep(directory: bytes) -> None:
+def _sweep(directory: int) -> None:
     """Remove the records of daemons that are gone and whose mounts are, too."""
     table = {mount.device for mount in mounts.table()}
-    for path in glob.glob(_path(glob.escape(directory), "*")):
-        device = os.fsdecode(os.path.basename(path)).removesuffix(".json")
-        union = _read(path)
-        if device not in table and (union is None or union.process is None):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+    for name in os.listdir(directory):
+        if name.removesuffix(_SUFFIX) not in table:
+            union = _read(name, directory)
+            if union is None or union.process is None:
+                _remove(name, directory)
+
+
+def _remove(name: str, directory: int) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=directory)

@@ -25,7 +25,7 @@ from typing import Final
 import pyfuse3
 import trio
 
-from unionfs.driver import mounts, namespaces, preflight, records
+from unionfs.driver import handshake, mounts, namespaces, preflight, records
 from unionfs.driver.operations import UnionOperations
 from unionfs.filesystem import Filesystem
 from unionfs.layers.base import Layer
@@ -74,7 +74,7 @@ def serve(plan: Plan) -> int:
     which then is logged. Raises UnionError, with nothing mounted and nothing left behind.
     """
     _start_log(plan, foreground=True)
-    return _serve(plan, lambda: _log.info("%s is mounted", os.fsdecode(plan.point)))
+    return _serve(plan, lambda: None)
 
 
 def start(plan: Plan, *, bound: bool = False) -> int:
@@ -85,8 +85,6 @@ def start(plan: Plan, *, bound: bool = False) -> int:
     Answers the process id. Raises UnionError, with nothing mounted and nothing left behind.
     """
     reader, writer = os.pipe()
-    sys.stdout.flush()
-    sys.stderr.flush()
     process = os.fork()
     if process == 0:
         os.close(reader)
@@ -196,6 +194,12 @@ def _start_log(plan: Plan, *, foreground: bool) -> None:
     logging.basicConfig(handlers=handlers or [logging.NullHandler()], force=True)
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(plan.verbosity, 2)]
     logging.getLogger("unionfs").setLevel(level)
+    logging.getLogger("pyfuse3").addFilter(_tells_something)
+
+
+def _tells_something(record: logging.LogRecord) -> bool:
+    """Not so a reply that the kernel no longer wanted: an unmount does not wait for releases."""
+    return not record.getMessage().endswith(os.strerror(errno.ENOENT))
 
 
 def _with_format(handler: logging.Handler, text: str) -> logging.Handler:
@@ -208,18 +212,26 @@ def _serve(plan: Plan, ready: Callable[[], None]) -> int:
         # Until the mount is there a signal is an exception, so that what was begun is undone.
         signal.signal(number, signal.default_int_handler)
     os.chdir("/")
+    os.umask(0)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     preflight.require_fuse()
-    for note in preflight.clear_mount_point(plan.point):
-        tell(note)
-    # What is to come last at the end is below what is to come first.
-    with contextlib.ExitStack() as last, contextlib.ExitStack() as stack:
+    notes = preflight.clear_mount_point(plan.point)
+    # Once mounted, the mount may cover any path, and we could not answer ourselves: whatever has
+    # a path is opened before.
+    with (
+        records.directory() as directory,
+        contextlib.ExitStack() as last,
+        contextlib.ExitStack() as stack,
+    ):
         filesystem = stack.enter_context(contextlib.closing(_open(plan, last)))
+        union = _union(plan)
         stack.enter_context(_mounted(plan, UnionOperations(filesystem)))
         last.pop_all()
-        # While the daemon holds its upper, the record says so.
-        last.enter_context(records.kept(_union(plan)))
+        # While we hold the upper, the record says so.
+        last.enter_context(records.kept(union, directory))
+        for note in notes:
+            tell(note)
         gc.collect()
         gc.freeze()
         try:
@@ -267,7 +279,8 @@ def _open_upper(
     preflight.check_roles(named, upper, work, plan.point)
     while True:
         try:
-            return Upper(upper, work, volatile="volatile" in plan.options.flags)
+            volatile = "volatile" in plan.options.flags
+            return Upper(upper, work, volatile=volatile, dialects=plan.dialects)
         except BusyError as error:
             _wait_for_user(upper, work, error)
         except OSError as error:
@@ -316,6 +329,7 @@ def _wait_for_user(upper: bytes, work: bytes, error: BusyError) -> None:
 def _mounted(plan: Plan, operations: UnionOperations) -> Iterator[None]:
     # From here on signals wait until they are answered by unmounting.
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    known = handshake.fuse_descriptors()
     with _said() as said:
         try:
             pyfuse3.init(operations, os.fsdecode(plan.point), _fuse_options(plan))
@@ -324,6 +338,8 @@ def _mounted(plan: Plan, operations: UnionOperations) -> Iterator[None]:
             reason = "; ".join(line.partition(": ")[2] or line for line in said())
             raise UnionError(f"mount point {os.fsdecode(plan.point)}: {reason or error}") from error
     try:
+        (descriptor,) = handshake.fuse_descriptors() - known
+        handshake.negotiate(descriptor)
         yield
     finally:
         pyfuse3.close(unmount=False)
@@ -371,11 +387,21 @@ async def _answer(point: bytes, ready: Callable[[], None]) -> None:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_unmount_on, signals, point)
+                _log.info("%s is mounted", os.fsdecode(point))
                 ready()
-                await pyfuse3.main()
+                await _serve_requests()
+                _log.info("%s is unmounted", os.fsdecode(point))
                 nursery.cancel_scope.cancel()
         finally:
             signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+
+
+async def _serve_requests() -> None:
+    """Answer until the mount is gone, or its connection was aborted (umount -f, fusectl)."""
+    try:
+        await pyfuse3.main()
+    except* ConnectionAbortedError:
+        _log.info("the connection to the kernel was aborted")
 
 
 async def _unmount_on(signals: AsyncIterator[int], point: bytes) -> None:
@@ -384,7 +410,9 @@ async def _unmount_on(signals: AsyncIterator[int], point: bytes) -> None:
         try:
             in_use = await trio.to_thread.run_sync(mounts.unmount, point)
         except OSError as error:
-            _log.warning("%s can't be unmounted: %s", os.fsdecode(point), error.strerror)
-        else:
-            if in_use:
-                _log.warning(_in_use(point))
+            # A mount that was detached before is no mount point any more.
+            in_use = error.errno == errno.EINVAL
+            if not in_use:
+                _log.warning("%s can't be unmounted: %s", os.fsdecode(point), error.strerror)
+        if in_use:
+            _log.warning(_in_use(point))

@@ -1,0 +1,73 @@
+"""FUSE_INIT: asking the kernel for what pyfuse3 does not ask for.
+
+pyfuse3 answers INIT through libfuse and lets nobody add to the answer. So for this one exchange
+libfuse's descriptor is a socket of ours: the kernel's request goes through it, and the answer
+comes back to have flags added on its way to the kernel. After that it is the kernel's descriptor
+again, and nothing stands between.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from typing import Final
+
+import pyfuse3
+import trio
+
+# include/uapi/linux/fuse.h: struct fuse_in_header and fuse_init_in, fuse_out_header and
+# fuse_init_out; all begin as they did in the first version that has these flags.
+_REQUEST: Final = struct.Struct("=40xIIII")
+_REPLY: Final = struct.Struct("=16xIIII")
+_FLAGS_OFFSET: Final = 28
+_REQUEST_SIZE_MAX: Final = 1 << 20
+
+_DONT_MASK: Final = 1 << 6
+"""The umask is ours to apply: only so does a default ACL come before it (acl(5))."""
+
+
+def fuse_descriptors() -> set[int]:
+    """Our open descriptors of /dev/fuse."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}") == "/dev/fuse":
+                found.add(int(name))
+        except FileNotFoundError:
+            # The descriptor that listed them.
+            continue
+    return found
+
+
+def negotiate(descriptor: int) -> None:
+    """Exchange INIT on *descriptor*, which ``pyfuse3.init`` has mounted.
+
+    Raises OSError if the mount is gone already.
+    """
+    kernel = os.dup(descriptor)
+    ours, libfuse = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        try:
+            with libfuse:
+                os.dup2(libfuse.fileno(), descriptor, inheritable=False)
+            request = os.read(kernel, _REQUEST_SIZE_MAX)
+            ours.send(request)
+            reply = bytearray(trio.run(_answered, ours))
+            *_, offered = _REQUEST.unpack_from(request)
+            *_, wanted = _REPLY.unpack_from(reply)
+            struct.pack_into("=I", reply, _FLAGS_OFFSET, wanted | (offered & _DONT_MASK))
+            os.write(kernel, reply)
+        finally:
+            os.dup2(kernel, descriptor, inheritable=False)
+            os.close(kernel)
+
+
+async def _answered(ours: socket.socket) -> bytes:
+    """Let pyfuse3 answer the one request that it finds; gives the answer."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pyfuse3.main)
+        await trio.lowlevel.wait_readable(ours)
+        reply = ours.recv(_REQUEST_SIZE_MAX)
+        nursery.cancel_scope.cancel()
+    return reply
