@@ -188,7 +188,8 @@ class Tree:
                 if not self._is_up(node):
                     await self._copy_up(node, size)
         finally:
-            if not lock.statistics().tasks_waiting:
+            # Whoever waits has been given it by now.
+            if not lock.locked():
                 self._copying.pop(node, None)
 
     def raise_directory(self, node: Node) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Self
 
 from unionfs.driver import mounts
-from unionfs.layers.base import Layer
 from unionfs.model import BusyError, UnionError
 from unionfs.sources import problem
 
@@ -57,39 +56,12 @@ def clear_mount_point(point: bytes) -> list[str]:
     return notes
 
 
-def check_roles(
-    layers: Sequence[tuple[bytes, Layer]], upper: bytes, work: bytes, point: bytes
-) -> None:
-    """Check that nothing else in the mount overlaps *upper* and *work*, and that they are free.
-
-    layers: each with the word that named it. Directories are told apart by device and inode, not
-    by their paths, so neither links nor bind mounts deceive. Layers may overlap each other, and
-    the mount point may lie in one: their views are open before it is mounted on.
-
-    Raises UnionError.
-    """
-    lowers = [_Directory("layer", word, layer.lineage) for word, layer in layers]
-    uppermost = _Directory.at("upper", upper)
-    scratch = _Directory.at("work", work)
-    target = _Directory.at("mount point", point)
-    for own in (uppermost, scratch):
-        for lower in lowers:
-            own.refuse_overlap(lower)
-        target.refuse_inside(own)
-        overlay = mounts.overlay_using(own.path)
-        if overlay is not None:
-            raise BusyError(
-                f"{own} is in use by the overlay mounted on {os.fsdecode(overlay)};"
-                " unmount that first"
-            )
-    scratch.refuse_overlap(uppermost)
-    if not os.access(upper, os.W_OK | os.X_OK):
-        raise UnionError(f"{uppermost} can't be written; name a directory that can")
-
-
 @dataclass(frozen=True)
-class _Directory:
-    """A directory, what it is in the mount, and (device, inode) of it and of all it lies in."""
+class Directory:
+    """A directory, what it is in the mount, and (device, inode) of it and of all it lies in.
+
+    Those tell directories apart, so neither links nor bind mounts deceive.
+    """
 
     role: str
     path: bytes
@@ -97,23 +69,46 @@ class _Directory:
 
     @classmethod
     def at(cls, role: str, path: bytes) -> Self:
+        """The directory at *path*. Raises UnionError if there is none."""
         try:
-            return cls(role, path, list(_ancestors(path)))
+            return cls(role, path, list(_lineage(path)))
         except OSError as error:
             raise problem(role, path, error) from error
 
     def __str__(self) -> str:
         return f"{self.role} {os.fsdecode(self.path)}"
 
-    def refuse_inside(self, outer: Self) -> None:
-        if self.lineage[0] == outer.lineage[0]:
-            raise UnionError(f"{self} is the same directory as {outer}; name another")
-        if outer.lineage[0] in self.lineage:
-            raise UnionError(f"{self} is inside {outer}; name one that is not")
+    def is_in(self, other: Self) -> bool:
+        """Whether it lies in *other*, or is the same."""
+        return other.lineage[0] in self.lineage
 
-    def refuse_overlap(self, other: Self) -> None:
-        self.refuse_inside(other)
-        other.refuse_inside(self)
+
+def require_own(own: Directory, others: Sequence[Directory], target: Directory) -> None:
+    """Check that *own*, the upper or the work directory, is for nothing but that.
+
+    It must overlap none of the *others*, and the mount point *target* must not lie in it. (Layers
+    may overlap each other, and the mount point may lie in one: their views are open by then.)
+
+    Raises UnionError; BusyError if the kernel's overlayfs has it mounted.
+    """
+    for other in others:
+        _require_outside(own, other)
+        _require_outside(other, own)
+    _require_outside(target, own)
+    overlay = mounts.overlay_using(own.path)
+    if overlay is not None:
+        raise BusyError(
+            f"{own} is in use by the overlay mounted on {os.fsdecode(overlay)}; unmount that first"
+        )
+    if not os.access(own.path, os.W_OK | os.X_OK):
+        raise UnionError(f"{own} can't be written; name a directory that can")
+
+
+def _require_outside(inner: Directory, outer: Directory) -> None:
+    if inner.is_in(outer):
+        if outer.is_in(inner):
+            raise UnionError(f"{inner} is the same directory as {outer}; name another")
+        raise UnionError(f"{inner} is inside {outer}; name one that is not")
 
 
 def _remove_dead(point: bytes) -> None:
@@ -132,7 +127,7 @@ def _remove_dead(point: bytes) -> None:
         ) from error
 
 
-def _ancestors(path: bytes) -> Iterator[tuple[int, int]]:
+def _lineage(path: bytes) -> Iterator[tuple[int, int]]:
     here = os.open(path, _DIRECTORY)
     former = None
     try:

@@ -27,6 +27,7 @@ import trio
 
 from unionfs.driver import handshake, mounts, namespaces, preflight, records
 from unionfs.driver.operations import UnionOperations
+from unionfs.driver.preflight import Directory
 from unionfs.filesystem import Filesystem
 from unionfs.layers.base import Layer
 from unionfs.layers.markers import Dialects
@@ -155,6 +156,9 @@ def _be_daemon(plan: Plan, writer: int, *, bound: bool) -> None:
         status = _serve(plan, lambda: _report_ready(writer))
     except UnionError as error:
         os.write(writer, _FAILED + os.fsencode(str(error)))
+    except KeyboardInterrupt:
+        # A signal before the mount was there; what was begun is undone.
+        pass
     except BaseException:
         traceback.print_exc()
     finally:
@@ -274,9 +278,15 @@ def _open(plan: Plan, undo: contextlib.ExitStack) -> Filesystem:
 def _open_upper(
     plan: Plan, upper: bytes, layers: Sequence[Layer], undo: contextlib.ExitStack
 ) -> Upper:
+    target = Directory.at("mount point", plan.point)
+    others = [
+        Directory("layer", path, layer.lineage)
+        for path, layer in zip(plan.layers, layers, strict=True)
+    ]
+    own = Directory.at("upper", upper)
+    preflight.require_own(own, others, target)
     work = plan.work or _default_work(upper, undo)
-    named = list(zip(plan.layers, layers, strict=True))
-    preflight.check_roles(named, upper, work, plan.point)
+    preflight.require_own(Directory.at("work", work), [*others, own], target)
     while True:
         try:
             volatile = "volatile" in plan.options.flags
@@ -288,10 +298,6 @@ def _open_upper(
 
 
 def _default_work(upper: bytes, undo: contextlib.ExitStack) -> bytes:
-    try:
-        os.stat(upper)
-    except OSError as error:
-        raise problem("upper", upper, error) from error
     work = os.path.realpath(upper) + _WORK_SUFFIX
     try:
         os.mkdir(work, 0o700)
