@@ -21,6 +21,7 @@ from unionfs.options import Options, UsageError, parse
 _FAILED: Final = 1
 _WRONG_COMMAND_LINE: Final = 2
 _INTERRUPTED: Final = 130
+_OUTPUT_NOT_READ: Final = 141
 
 _DESCRIPTION: Final = """\
 Show directories as one tree at MOUNTPOINT. Layers are given base first: what a later one has
@@ -80,6 +81,10 @@ def main(words: Sequence[str] | None = None) -> int:
         return _FAILED
     except KeyboardInterrupt:
         return _INTERRUPTED
+    except BrokenPipeError:
+        # Who reads our output has had enough; the interpreter must not complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _OUTPUT_NOT_READ
 
 
 def _run(words: list[str]) -> int:
@@ -88,6 +93,7 @@ def _run(words: list[str]) -> int:
     if arguments.list or arguments.json:
         _require(not arguments.words and command is None, "--list goes with --json only")
         _list(as_json=arguments.json)
+        sys.stdout.flush()
         return 0
     options = parse(arguments.options)
     plan = _plan(arguments, options)

@@ -22,6 +22,7 @@ from unionfs.merge import Source
 from unionfs.model import Attributes
 from unionfs.upper import Upper
 
+_CHANGED: Final = "a layer changed while it was copied"
 _CHUNK: Final = 1 << 20
 _NOT_POSSIBLE: Final = frozenset(
     (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM)
@@ -114,6 +115,9 @@ def copy_content(source_fd: int, target_fd: int, size: int) -> None:
     os.ftruncate(target_fd, size)
     for start, end in _data(source_fd, size):
         _copy_range(source_fd, target_fd, start, end)
+    if os.fstat(source_fd).st_size < size:
+        # What is missing at the end looks like a hole.
+        raise OSError(errno.ESTALE, _CHANGED)
 
 
 def _clone(source_fd: int, target_fd: int) -> bool:
@@ -132,11 +136,11 @@ def _data(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
     while end < size:
         try:
             start = os.lseek(descriptor, end, os.SEEK_DATA)
+            end = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
         except OSError as error:
             if error.errno == errno.ENXIO:
                 return
             raise
-        end = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
         if start < end:
             yield start, end
 
@@ -156,7 +160,7 @@ def _copy_range(source_fd: int, target_fd: int, start: int, end: int) -> None:
             chunk = os.pread(source_fd, min(_CHUNK, end - start), start)
             count = os.pwrite(target_fd, chunk, start) if chunk else 0
         if count == 0:
-            raise OSError(errno.ESTALE, "a layer changed while it was copied")
+            raise OSError(errno.ESTALE, _CHANGED)
         start += count
 
 

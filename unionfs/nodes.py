@@ -185,6 +185,7 @@ class Nodes:
 
     def __init__(self) -> None:
         self._nodes: dict[int, Node] = {}
+        self._files: dict[Identity, Node] = {}
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -196,13 +197,9 @@ class Nodes:
         """The node of a number that the kernel knows; KeyError if it can't know it."""
         return self._nodes[number]
 
-    def find(self, number: int, identity: Identity) -> Node | None:
-        """The node of an inode that has several names, if one of them is known."""
-        while (node := self._nodes.get(number)) is not None:
-            if node.identity == identity:
-                return node
-            number += 1
-        return None
+    def find(self, identity: Identity) -> Node | None:
+        """The node of an inode that is not a directory, if one of its names is known."""
+        return self._files.get(identity)
 
     def free(self, number: int) -> int:
         """*number*, or the next that no node has: a hash may collide, an upper may be a copy."""
@@ -213,6 +210,14 @@ class Nodes:
     def add(self, node: Node) -> None:
         """Take up a node; its number is free."""
         self._nodes[node.number] = node
+        if not node.is_directory:
+            self._files[node.identity] = node
+
+    def move(self, node: Node, identity: Identity) -> None:
+        """A node, not a directory, is another inode of the host from now on."""
+        if self._files.pop(node.identity, None) is node and node.number in self._nodes:
+            self._files[identity] = node
+        node.identity = identity
 
     def add_name(self, node: Node, parent: Node, name: bytes, in_upper: bool) -> None:
         """*node* is called *name* in *parent*."""
@@ -242,6 +247,8 @@ class Nodes:
             if self._nodes.get(node.number) is not node:
                 continue
             del self._nodes[node.number]
+            if self._files.get(node.identity) is node:
+                del self._files[node.identity]
             gone.append(node)
             for parent, name, in_upper in node.names:
                 parent.known_below -= 1

@@ -17,6 +17,7 @@ _AT_RECURSIVE: Final = 0x8000
 _OPEN_TREE_CLONE: Final = 1
 _OPEN_TREE_CLOEXEC: Final = os.O_CLOEXEC
 _MOUNT_ATTR_RDONLY: Final = 0x1
+_MOUNT_ATTR_NODEV: Final = 0x4
 _MOUNT_ATTR_NOATIME: Final = 0x10
 _MOUNT_ATTR_ATIME_MASK: Final = 0x70
 _MS_PRIVATE: Final = 1 << 18
@@ -76,7 +77,7 @@ def clone_tree(directory_fd: int) -> int:
     """A private, read-only view of an open directory: a descriptor of a detached mount.
 
     Mounts made later (our own above all) are not in it, mounts that are there now are; through it
-    nothing can be written, no access time changes and no symbolic link is followed.
+    nothing can be written, no device opened, no symbolic link followed, no access time changed.
     open_tree(2), mount_setattr(2).
 
     Raises OSError: EPERM without CAP_SYS_ADMIN, ENOSYS before Linux 5.12.
@@ -84,7 +85,7 @@ def clone_tree(directory_fd: int) -> int:
     flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_RECURSIVE | _AT_EMPTY_PATH
     here = ctypes.c_char_p(b"")
     descriptor = _check(_libc.syscall(_SYS_OPEN_TREE, ctypes.c_int(directory_fd), here, flags))
-    wanted = _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOATIME | _MOUNT_ATTR_NOSYMFOLLOW
+    wanted = _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NODEV | _MOUNT_ATTR_NOATIME | _MOUNT_ATTR_NOSYMFOLLOW
     # struct mount_attr: attr_set, attr_clr (the access time modes are one field, to be cleared
     # first), propagation, userns_fd.
     attributes = struct.pack("=QQQQ", wanted, _MOUNT_ATTR_ATIME_MASK, _MS_PRIVATE, 0)

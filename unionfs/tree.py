@@ -211,7 +211,6 @@ class Tree:
             return
         await self.copy_up(node)
         if node.index_key is not None and not node.has_name(parent, name).in_upper:
-            self.raise_directory(parent)
             self._link_up(node, parent, name)
 
     def open_upper(self, node: Node, flags: int) -> int:
@@ -251,7 +250,7 @@ class Tree:
             node = Node(number, identity, first.entry.attributes.st_mode, upper, lower)
         else:
             node = self._discover_file(first, upper, parent, name)
-            if known := self.nodes.find(node.number, node.identity):
+            if known := self.nodes.find(node.identity):
                 self._another_name(known, node, parent, name, in_upper=upper is not None)
                 return known
         node.number = self.nodes.free(node.number)
@@ -435,17 +434,19 @@ class Tree:
         node.upper = Source(self._upper_position, upper.layer, Entry(attributes, place))
         if node.is_directory:
             return
-        node.identity = self._numbering.identity(self._upper_position, attributes)
+        self.nodes.move(node, self._numbering.identity(self._upper_position, attributes))
         node.content = node.upper
+        self._rebind(node)
         if key is not None:
             for parent, name, _ in list(node.names):
                 self._link_up(node, parent, name)
-        self._rebind(node)
 
     def _link_up(self, node: Node, parent: Node, name: bytes) -> None:
         """Give the copy of an indexed inode the name *name* in the upper too."""
         assert node.upper is not None
         assert node.index_key is not None
+        # A name may have been looked up while the copy was made.
+        self.raise_directory(parent)
         assert parent.upper is not None
         upper, place = self.upper, node.upper.entry.handle
         if node.lower:

@@ -53,7 +53,7 @@ class WorkDirectory:
         """Sweep, and give the directory up."""
         self.sweep()
         for place in (self.scratch, self.index, self._root):
-            places.forget(place)
+            places.forget_below(place)
 
     def new_name(self) -> bytes:
         """A name in the scratch directory that is not in use."""

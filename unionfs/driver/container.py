@@ -63,7 +63,7 @@ _LINKS: Final[Mapping[bytes, bytes]] = {
     b"stderr": b"/proc/self/fd/2",
     b"ptmx": b"pts/ptmx",
 }
-# gid 5 is tty wherever there is such a group: the Filesystem Hierarchy's users have used it so.
+# 5 is the group tty in every distribution.
 _TERMINALS: Final = b"newinstance,ptmxmode=0666,mode=0620,gid=5"
 _RESOLVER: Final = b"etc/resolv.conf"
 

@@ -18,7 +18,6 @@ from unionfs.layers.places import Place
 from unionfs.model import UNREAD, WHITEOUT, Entry, Mark
 
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-
 # struct ovl_fb of fs/overlayfs/overlayfs.h: version, magic, length, flags, type, filesystem.
 _ORIGIN: Final = struct.Struct("=BBBBB16s")
 _ORIGIN_MAGIC: Final = 0xFB
@@ -122,12 +121,17 @@ class DirectoryLayer:
         place: Place = entry.handle
         if place.parent is None:
             return os.open(b"/proc/self/fd/%d" % place.descriptor, os.O_RDONLY | os.O_CLOEXEC)
-        descriptor = _open_quietly(place.name, _READ, places.directory(place.parent))
-        now = os.fstat(descriptor)
-        then = entry.attributes
-        if (now.st_dev, now.st_ino) != (then.st_dev, then.st_ino):
+        try:
+            descriptor = _open_quietly(place.name, _READ, places.directory(place.parent))
+        except OSError as error:
+            # A link, a socket or a device refuses in ways of its own.
+            self._check_same(entry, places.status(place), error)
+            raise
+        try:
+            self._check_same(entry, os.fstat(descriptor))
+        except OSError:
             os.close(descriptor)
-            raise OSError(errno.ESTALE, "a layer changed while it was mounted", self.identity)
+            raise
         return descriptor
 
     def origin(self, entry: Entry) -> bytes | None:
@@ -159,7 +163,13 @@ class DirectoryLayer:
         return self._root.descriptor
 
     def close(self) -> None:
-        places.forget(self._root)
+        places.forget_below(self._root)
+
+    def _check_same(self, entry: Entry, now: os.stat_result, cause: OSError | None = None) -> None:
+        then = entry.attributes
+        if (now.st_dev, now.st_ino) != (then.st_dev, then.st_ino):
+            changed = "a layer changed while it was mounted"
+            raise OSError(errno.ESTALE, changed, self.identity) from cause
 
     def _entry(self, place: Place, attributes: os.stat_result, hidden: bool) -> Entry | Mark:
         mode = attributes.st_mode

@@ -34,6 +34,14 @@ class Place:
         self.hidden: frozenset[bytes] | None = None
         self.whiteout_attributes = False
 
+    @property
+    def root(self) -> Place:
+        """The place without a parent from which this one is reached."""
+        place = self
+        while place.parent is not None:
+            place = place.parent
+        return place
+
     def names(self) -> list[bytes]:
         """The names that lead here from the root."""
         names = []
@@ -84,6 +92,11 @@ class _Descriptors:
             os.close(place.descriptor)
             place.descriptor = -1
 
+    def drop_below(self, root: Place) -> None:
+        """Close the cached descriptors of all places below *root*."""
+        for place in [place for place in self._cached if place.root is root]:
+            self.drop(place)
+
     def pin(self, place: Place, descriptor: int) -> None:
         """Make *place* the inode that *descriptor* holds, wherever its name went."""
         self.drop(place)
@@ -112,6 +125,12 @@ def forget(place: Place) -> None:
             place.descriptor = -1
     else:
         _descriptors.drop(place)
+
+
+def forget_below(root: Place) -> None:
+    """Close what is held for *root* and for every place below it."""
+    _descriptors.drop_below(root)
+    forget(root)
 
 
 @contextlib.contextmanager
