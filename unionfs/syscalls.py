@@ -37,28 +37,29 @@ _SECBIT_NO_SETUID_FIXUP: Final = 1 << 2
 _HANDLE_BYTES_MAX: Final = 128
 _NO_ID: Final = 0xFFFFFFFF
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.renameat2.argtypes = (
+libc: Final = ctypes.CDLL(None, use_errno=True)
+libc.renameat2.argtypes = (
     ctypes.c_int,
     ctypes.c_char_p,
     ctypes.c_int,
     ctypes.c_char_p,
     ctypes.c_uint,
 )
-_libc.name_to_handle_at.argtypes = (
+libc.name_to_handle_at.argtypes = (
     ctypes.c_int,
     ctypes.c_char_p,
     ctypes.c_void_p,
     ctypes.POINTER(ctypes.c_int),
     ctypes.c_int,
 )
-_libc.syscall.restype = ctypes.c_long
-for _function in (_libc.setfsuid, _libc.setfsgid):
+libc.syscall.restype = ctypes.c_long
+for _function in (libc.setfsuid, libc.setfsgid):
     _function.argtypes = (ctypes.c_uint,)
     _function.restype = ctypes.c_uint
 
 
-def _check(result: int, name: bytes = b"") -> int:
+def check(result: int, name: bytes = b"") -> int:
+    """The result of a call of ``libc``; raises OSError with its errno, for *name*, if it failed."""
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), os.fsdecode(name) or None)
@@ -70,7 +71,7 @@ def renameat2(source_fd: int, source: bytes, target_fd: int, target: bytes, flag
 
     Raises OSError; EINVAL where the filesystem does not know a flag.
     """
-    _check(_libc.renameat2(source_fd, source, target_fd, target, flags), target)
+    check(libc.renameat2(source_fd, source, target_fd, target, flags), target)
 
 
 def clone_tree(directory_fd: int) -> int:
@@ -84,14 +85,14 @@ def clone_tree(directory_fd: int) -> int:
     """
     flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_RECURSIVE | _AT_EMPTY_PATH
     here = ctypes.c_char_p(b"")
-    descriptor = _check(_libc.syscall(_SYS_OPEN_TREE, ctypes.c_int(directory_fd), here, flags))
+    descriptor = check(libc.syscall(_SYS_OPEN_TREE, ctypes.c_int(directory_fd), here, flags))
     wanted = _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NODEV | _MOUNT_ATTR_NOATIME | _MOUNT_ATTR_NOSYMFOLLOW
     # struct mount_attr: attr_set, attr_clr (the access time modes are one field, to be cleared
     # first), propagation, userns_fd.
     attributes = struct.pack("=QQQQ", wanted, _MOUNT_ATTR_ATIME_MASK, _MS_PRIVATE, 0)
     try:
-        _check(
-            _libc.syscall(
+        check(
+            libc.syscall(
                 _SYS_MOUNT_SETATTR,
                 ctypes.c_int(descriptor),
                 here,
@@ -115,7 +116,7 @@ def file_handle(directory_fd: int, name: bytes) -> tuple[int, bytes]:
     struct.pack_into("=Ii", buffer, 0, _HANDLE_BYTES_MAX, 0)
     mount_id = ctypes.c_int()
     flags = 0 if name else _AT_EMPTY_PATH
-    _check(_libc.name_to_handle_at(directory_fd, name, buffer, ctypes.byref(mount_id), flags), name)
+    check(libc.name_to_handle_at(directory_fd, name, buffer, ctypes.byref(mount_id), flags), name)
     length, kind = struct.unpack_from("=Ii", buffer, 0)
     return kind, buffer.raw[8 : 8 + length]
 
@@ -148,8 +149,8 @@ def keep_capabilities_over_fsuid() -> bool:
     not be made for a caller whom only a supplementary group or a capability lets write there.
     SECBIT_NO_SETUID_FIXUP, capabilities(7). Answers whether we may (CAP_SETPCAP).
     """
-    bits = _libc.prctl(_PR_GET_SECUREBITS, 0, 0, 0, 0)
-    return bool(_libc.prctl(_PR_SET_SECUREBITS, bits | _SECBIT_NO_SETUID_FIXUP, 0, 0, 0) == 0)
+    bits = libc.prctl(_PR_GET_SECUREBITS, 0, 0, 0, 0)
+    return bool(libc.prctl(_PR_SET_SECUREBITS, bits | _SECBIT_NO_SETUID_FIXUP, 0, 0, 0) == 0)
 
 
 def set_filesystem_ids(uid: int, gid: int) -> bool:
@@ -157,7 +158,7 @@ def set_filesystem_ids(uid: int, gid: int) -> bool:
 
     Answers whether both took effect; the calls themselves never fail.
     """
-    _libc.setfsgid(gid)
-    _libc.setfsuid(uid)
+    libc.setfsgid(gid)
+    libc.setfsuid(uid)
     # An impossible id leaves the value and returns it: the documented way to read it.
-    return bool(_libc.setfsuid(_NO_ID) == uid and _libc.setfsgid(_NO_ID) == gid)
+    return bool(libc.setfsuid(_NO_ID) == uid and libc.setfsgid(_NO_ID) == gid)

@@ -7,6 +7,8 @@ import os
 import struct
 from typing import Final
 
+from unionfs.syscalls import check, libc
+
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWUTS: Final = 0x04000000
 CLONE_NEWIPC: Final = 0x08000000
@@ -29,22 +31,12 @@ _SYS_OPENAT2: Final = 437
 _RESOLVE_NO_MAGICLINKS: Final = 0x02
 _RESOLVE_IN_ROOT: Final = 0x10
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
-
-
-def _check(result: int, path: bytes | None = None) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), path)
-    return result
-
 
 def mount(
     source: bytes, target: bytes, kind: bytes = b"", flags: int = 0, data: bytes = b""
 ) -> None:
     """``mount(2)``; for a bind mount or a change of one, *kind* and *data* mean nothing."""
-    _check(_libc.mount(source, target, kind, ctypes.c_ulong(flags), data), target)
+    check(libc.mount(source, target, kind, ctypes.c_ulong(flags), data), target)
 
 
 def unmount(point: bytes, *, lazy: bool = False) -> None:
@@ -52,12 +44,12 @@ def unmount(point: bytes, *, lazy: bool = False) -> None:
 
     Raises OSError: EBUSY when in use, EINVAL when not a mount point, EPERM without privilege.
     """
-    _check(_libc.umount2(point, _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)), point)
+    check(libc.umount2(point, _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)), point)
 
 
 def unshare(flags: int) -> None:
     """``unshare(2)``."""
-    _check(_libc.unshare(flags))
+    check(libc.unshare(flags))
 
 
 def enter_root() -> None:
@@ -65,7 +57,7 @@ def enter_root() -> None:
 
     By the recipe of pivot_root(2) that needs no directory to put the former root in.
     """
-    _check(_libc.pivot_root(b".", b"."))
+    check(libc.pivot_root(b".", b"."))
     unmount(b".", lazy=True)
     os.chdir("/")
 
@@ -76,16 +68,16 @@ def open_in_root(root: int, path: bytes, flags: int) -> int:
     openat2(2), RESOLVE_IN_ROOT. Raises OSError.
     """
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
-    result = _libc.syscall(
+    result = libc.syscall(
         ctypes.c_long(_SYS_OPENAT2),
         ctypes.c_int(root),
         ctypes.c_char_p(path),
         ctypes.c_char_p(how),
         ctypes.c_size_t(len(how)),
     )
-    return _check(result, path)
+    return check(result, path)
 
 
 def signal_when_parent_ends(number: int) -> None:
     """Have the kernel send us signal *number* when our parent process ends: prctl(2)."""
-    _check(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(number), 0, 0, 0))
+    check(libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(number), 0, 0, 0))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from unionfs.driver import mounts
+from unionfs.layers import places
 from unionfs.model import BusyError, UnionError
 from unionfs.sources import problem
 
 _FUSE_DEVICE = "/dev/fuse"
-_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def require_fuse() -> None:
@@ -71,7 +71,11 @@ class Directory:
     def at(cls, role: str, path: bytes) -> Self:
         """The directory at *path*. Raises UnionError if there is none."""
         try:
-            return cls(role, path, list(_lineage(path)))
+            descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                return cls(role, path, places.lineage(descriptor))
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise problem(role, path, error) from error
 
@@ -125,21 +129,3 @@ def _remove_dead(point: bytes) -> None:
         raise UnionError(
             f"mount point {name}: a dead mount is on it that can't be removed: {error.strerror}"
         ) from error
-
-
-def _lineage(path: bytes) -> Iterator[tuple[int, int]]:
-    here = os.open(path, _DIRECTORY)
-    former = None
-    try:
-        while True:
-            status = os.fstat(here)
-            identity = (status.st_dev, status.st_ino)
-            if identity == former:
-                return
-            yield identity
-            former = identity
-            above = os.open(b"..", _DIRECTORY, dir_fd=here)
-            os.close(here)
-            here = above
-    finally:
-        os.close(here)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 import struct
@@ -42,7 +41,7 @@ class DirectoryLayer:
         self._filesystems: dict[int, bytes] = {}
         plain = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            self.lineage: Sequence[tuple[int, int]] = _lineage(plain)
+            self.lineage: Sequence[tuple[int, int]] = places.lineage(plain)
         except OSError:
             os.close(plain)
             raise
@@ -277,20 +276,3 @@ def _private_view(plain: int) -> int:
         return plain
     os.close(plain)
     return view
-
-
-def _lineage(descriptor: int) -> list[tuple[int, int]]:
-    here = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 0)
-    found: list[tuple[int, int]] = []
-    try:
-        while True:
-            status = os.fstat(here)
-            identity = (status.st_dev, status.st_ino)
-            if found and identity == found[-1]:
-                return found
-            found.append(identity)
-            above = os.open(b"..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=here)
-            os.close(here)
-            here = above
-    finally:
-        os.close(here)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import resource
 from collections import OrderedDict
@@ -217,3 +218,24 @@ def readlink(place: Place) -> bytes:
     if place.parent is None:
         return os.readlink(b"", dir_fd=place.descriptor)
     return os.readlink(place.name, dir_fd=directory(place.parent))
+
+
+def lineage(descriptor: int) -> list[tuple[int, int]]:
+    """(device, inode) of an open directory and of all that it lies in, up to the root.
+
+    They tell directories apart, so neither links nor bind mounts deceive. Raises OSError.
+    """
+    here = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 0)
+    found: list[tuple[int, int]] = []
+    try:
+        while True:
+            status = os.fstat(here)
+            identity = (status.st_dev, status.st_ino)
+            if found and identity == found[-1]:
+                return found
+            found.append(identity)
+            above = os.open(b"..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=here)
+            os.close(here)
+            here = above
+    finally:
+        os.close(here)
