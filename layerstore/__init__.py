@@ -1,0 +1,1 @@
+"""The layer store: keeps layers and images and hands them to `unionfs`."""
