@@ -1,0 +1,99 @@
+"""What all tests share: mounts that end with the test, and nothing left when the session ends."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import linux
+from tests.support.filesystems import FileSystems
+from tests.support.mounts import KernelMount, Mount, Mounts, UnionMount
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from _pytest.reports import TestReport
+
+_BASE = pytest.StashKey[Path]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "kernel_differs(reason): a rule that the kernel's overlayfs doesn't keep; fails if it does",
+    )
+    os.umask(0o022)
+    # With several workers, the first process makes the directory and gives each a part of it.
+    if not hasattr(config, "workerinput") and not config.option.basetemp:
+        base = Path(tempfile.mkdtemp(prefix="unionmount-test-"))
+        # Other users' way to the mounts; their names can't be guessed.
+        base.chmod(0o711)
+        config.stash[_BASE] = base
+        config.option.basetemp = base / "tests"
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    base = config.stash.get(_BASE, None)
+    if base is None:
+        return
+    for entry in linux.mounts_below(base):
+        linux.umount(entry.path, linux.MNT_DETACH)
+    shutil.rmtree(base)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> "Generator[None, TestReport, TestReport]":
+    report = yield
+    if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, but with CI set every test must run: {report.longrepr}"
+    return report
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A directory of the test's own that other users can pass through."""
+    for path in (tmp_path, *tmp_path.parents):
+        if path.stat().st_mode & 0o711 == 0o711:
+            break
+        path.chmod(0o711)
+    return tmp_path
+
+
+@pytest.fixture
+def filesystems(directory: Path) -> Iterator[FileSystems]:
+    """Makes file systems that end with the test, after the mounts on them."""
+    made = FileSystems(directory)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def union(directory: Path, filesystems: FileSystems) -> Iterator[Mounts[UnionMount]]:
+    """Mounts unions with unionmount: `union(base, *layers, upper=True)`."""
+    # They lie on `filesystems`, so they end before these.
+    mounts = Mounts(UnionMount, directory)
+    yield mounts
+    mounts.close()
+
+
+@pytest.fixture
+def kernel(directory: Path, filesystems: FileSystems) -> Iterator[Mounts[KernelMount]]:
+    """Mounts unions with the kernel's overlayfs, in the way of `union`."""
+    mounts = Mounts(KernelMount, directory)
+    yield mounts
+    mounts.close()
+
+
+@pytest.fixture(params=["kernel", "union"])
+def both(request: pytest.FixtureRequest) -> Mounts[Mount]:
+    """`kernel` in one run of the test and `union` in another: the test proves itself first."""
+    differs = request.node.get_closest_marker("kernel_differs")
+    if differs and request.param == "kernel":
+        request.applymarker(pytest.mark.xfail(reason=differs.args[0], strict=True))
+    mounts: Mounts[Mount] = request.getfixturevalue(request.param)
+    return mounts

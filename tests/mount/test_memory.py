@@ -1,0 +1,100 @@
+"""What the daemon holds: as much as is in use, and no more for having run long."""
+
+import contextlib
+import mmap
+import os
+from pathlib import Path
+
+from tests.support import linux
+from tests.support.layers import Item, Tree
+from tests.support.mounts import COMMAND, Mounts, UnionMount
+
+MAPS = 10_000
+
+
+def _many_files(directories: int, files: int) -> Tree:
+    below: Item = {f"file{number}": "content" for number in range(files)}
+    return {f"d{number}": below for number in range(directories)}
+
+
+def _resident(pid: int) -> int:
+    """Bytes of a process in memory."""
+    pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    return int(pages) * mmap.PAGESIZE
+
+
+def _descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def _walk(directory: Path) -> None:
+    for path in directory.rglob("*"):
+        path.lstat()
+
+
+def test_memory_does_not_grow_with_what_was_forgotten(union: Mounts[UnionMount]) -> None:
+    mount = union(_many_files(12, 2500))
+    sizes = []
+    for number in range(12):
+        _walk(mount / f"d{number}")
+        # The kernel forgets, and tells the daemon, which has heard it when it answers.
+        mount.drop_caches()
+        os.statvfs(mount.path)
+        sizes.append(_resident(mount.pid))
+    assert sizes[-1] - sizes[3] < 2 << 20, sizes
+
+
+def test_memory_does_not_grow_with_what_was_removed(union: Mounts[UnionMount]) -> None:
+    mount = union({"d": {}})
+    sizes = []
+    for _ in range(8):
+        for number in range(1000):
+            (mount / "d" / str(number)).write_text("content")
+        for number in range(1000):
+            (mount / "d" / str(number)).unlink()
+        os.statvfs(mount.path)
+        sizes.append(_resident(mount.pid))
+    assert sizes[-1] - sizes[2] < 2 << 20, sizes
+
+
+def test_descriptors_are_given_back(union: Mounts[UnionMount]) -> None:
+    mount = union(_many_files(2, 100))
+    _walk(mount.path)
+    mount.drop_caches()
+    os.statvfs(mount.path)
+    before = _descriptors(mount.pid)
+    for _ in range(2):
+        for path in mount.path.glob("d*/*"):
+            path.read_bytes()
+            path.chmod(0o600)
+            path.write_text("changed")
+    os.rename(mount / "d0", mount / "moved")
+    mount.drop_caches()
+    os.statvfs(mount.path)
+    assert _descriptors(mount.pid) <= before + 10
+
+
+def test_10000_mapped_files_with_closed_descriptors(union: Mounts[UnionMount]) -> None:
+    """Each map keeps its file open in the daemon, whose limit a shell has set to 1024."""
+    command = ["prlimit", "--nofile=1024:", *COMMAND]
+    mount = union(_many_files(10, MAPS // 10), command=command)
+    with contextlib.ExitStack() as stack:
+        views = []
+        for path in mount.path.glob("d*/*"):
+            with linux.opened(path) as descriptor:
+                view = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
+            views.append(stack.enter_context(view))
+        assert len(views) == MAPS
+        mount.drop_caches()
+        assert all(view[:] == b"content" for view in views)
+        (mount / "new").write_text("still works")
+
+
+def test_one_file_mapped_10000_times(union: Mounts[UnionMount]) -> None:
+    mount = union({"file": "content"})
+    before = _descriptors(mount.pid)
+    with contextlib.ExitStack() as stack:
+        with linux.opened(mount / "file") as descriptor:
+            for _ in range(MAPS):
+                stack.enter_context(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ))
+        assert _descriptors(mount.pid) <= before + 10

@@ -1,0 +1,191 @@
+"""How many requests an operation costs: what the kernel remembers it doesn't ask again."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import linux
+from tests.support.layers import Symlink, Tree
+from tests.support.mounts import Mounts, UnionMount
+
+LAYER: Tree = {
+    "d": {f"file{number}": "content" for number in range(50)},
+    "file": "content",
+    "big": b"b" * 300_000,
+    "dir": {"below": "deep"},
+    "link": Symlink("file"),
+}
+_ATTEMPTS = 400
+
+
+@pytest.fixture
+def mount(union: Mounts[UnionMount]) -> UnionMount:
+    # Names of their own for each attempt, and some that show whether the caches were dropped.
+    layer = {
+        **LAYER,
+        **{f"canary{number}": "" for number in range(_ATTEMPTS)},
+        **{f"lower{number}": "content" for number in range(_ATTEMPTS)},
+        **{f"empty{number}": {} for number in range(_ATTEMPTS)},
+    }
+    mount = union(layer, {"d": {"top": "content"}}, options=["debug"])
+    # The kernel asks once to flush, and learns that there is nothing to.
+    _read(mount / "file")
+    return mount
+
+
+def _undisturbed(
+    mount: UnionMount,
+    prepare: Callable[[Path, int], object],
+    act: Callable[[Path, int], object],
+    attempts: Iterator[int],
+) -> dict[str, int]:
+    """Requests of `act`, measured again when anybody on this machine dropped the caches."""
+    for attempt in itertools.islice(attempts, 20):
+        canary = mount / f"canary{attempt}"
+        mount.path.stat()
+        prepare(mount.path, attempt)
+        canary.stat()
+        with mount.requests() as count:
+            act(mount.path, attempt)
+        with mount.requests() as lost:
+            canary.stat()
+        if "LOOKUP" not in lost:
+            return dict(count)
+    raise AssertionError("the caches were dropped each time")
+
+
+def _read(path: Path) -> bytes:
+    with linux.opened(path) as descriptor:
+        return b"".join(iter(lambda: os.read(descriptor, 1 << 20), b""))
+
+
+def _write(path: Path, content: bytes, flags: int = os.O_CREAT) -> None:
+    with linux.opened(path, os.O_WRONLY | flags) as descriptor:
+        os.write(descriptor, content)
+
+
+def _nothing(root: Path, attempt: int) -> None:
+    pass
+
+
+def _walk(root: Path, attempt: int) -> None:
+    for entry in os.scandir(root / "d"):
+        entry.stat(follow_symlinks=False)
+
+
+def _made(root: Path, attempt: int) -> None:
+    _write(root / f"made{attempt}", b"content")
+
+
+def _looked_at(root: Path, attempt: int) -> None:
+    for name in ("file", "big", "dir", "d", f"lower{attempt}", f"empty{attempt}"):
+        (root / name).stat()
+
+
+def _found_absent(root: Path, attempt: int) -> None:
+    assert not (root / f"none{attempt}").exists()
+
+
+def _stats(root: Path, attempt: int) -> None:
+    for _ in range(10):
+        (root / "file").stat()
+        (root / f"lower{attempt}").stat()
+
+
+_LISTING = {"OPENDIR": 1, "READDIRPLUS": 2, "RELEASEDIR": 1}
+_OPENING = {"OPEN": 1, "RELEASE": 1}
+# Before each write the kernel asks for capabilities, to take them away.
+_WRITING = {"GETXATTR": 1, "WRITE": 1}
+
+_COSTS: dict[
+    str,
+    tuple[Callable[[Path, int], object], Callable[[Path, int], object], dict[str, int]],
+] = {
+    "stat of what was looked at": (_looked_at, _stats, {}),
+    "first look at a name": (
+        _nothing,
+        lambda root, attempt: (root / f"lower{attempt}").stat(),
+        {"LOOKUP": 1},
+    ),
+    "first look at an absent name": (_nothing, _found_absent, {"LOOKUP": 1}),
+    "second look at an absent name": (_found_absent, _found_absent, {}),
+    "listing": (_looked_at, lambda root, attempt: os.listdir(root / "d"), _LISTING),
+    "listing and stat of 51 files": (_looked_at, _walk, _LISTING),
+    "reading a small file": (
+        _looked_at,
+        lambda root, attempt: _read(root / f"lower{attempt}"),
+        {**_OPENING, "READ": 1},
+    ),
+    "reading a small file again": (
+        lambda root, attempt: _read(root / "file"),
+        lambda root, attempt: _read(root / "file"),
+        _OPENING,
+    ),
+    "reading a link again": (
+        lambda root, attempt: os.readlink(root / "link"),
+        lambda root, attempt: os.readlink(root / "link"),
+        {"READLINK": 1},
+    ),
+    "creating, writing and closing": (
+        _nothing,
+        _made,
+        {"LOOKUP": 1, "CREATE": 1, "RELEASE": 1, **_WRITING},
+    ),
+    "stat after creating and writing": (
+        _made,
+        lambda root, attempt: (root / f"made{attempt}").stat(),
+        {"GETATTR": 1},
+    ),
+    "writing a file of a layer": (
+        _looked_at,
+        lambda root, attempt: _write(root / f"lower{attempt}", b"changed", 0),
+        {**_OPENING, **_WRITING},
+    ),
+    "removing": (
+        _looked_at,
+        lambda root, attempt: (root / f"lower{attempt}").unlink(),
+        {"UNLINK": 1},
+    ),
+    "removing a directory": (
+        _looked_at,
+        lambda root, attempt: (root / f"empty{attempt}").rmdir(),
+        {"RMDIR": 1},
+    ),
+    "first look at what was removed": (
+        lambda root, attempt: (root / f"lower{attempt}").unlink(),
+        lambda root, attempt: (root / f"lower{attempt}").exists(),
+        {"LOOKUP": 1},
+    ),
+    "renaming": (
+        _looked_at,
+        lambda root, attempt: os.rename(root / f"lower{attempt}", root / f"renamed{attempt}"),
+        {"LOOKUP": 1, "RENAME": 1},
+    ),
+    "making a directory": (
+        _nothing,
+        lambda root, attempt: (root / f"new{attempt}").mkdir(),
+        {"LOOKUP": 1, "MKDIR": 1},
+    ),
+    "chmod": (
+        _looked_at,
+        lambda root, attempt: (root / f"lower{attempt}").chmod(0o600),
+        {"SETATTR": 1},
+    ),
+    "stat after chmod": (
+        lambda root, attempt: (root / f"lower{attempt}").chmod(0o600),
+        lambda root, attempt: (root / f"lower{attempt}").stat(),
+        {},
+    ),
+}
+
+
+def test_requests_of_common_operations(mount: UnionMount) -> None:
+    attempts = itertools.count()
+    measured = {
+        operation: _undisturbed(mount, prepare, act, attempts)
+        for operation, (prepare, act, _) in _COSTS.items()
+    }
+    assert measured == {operation: cost for operation, (_, _, cost) in _COSTS.items()}
