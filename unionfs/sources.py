@@ -7,6 +7,7 @@ import errno
 import os
 from collections.abc import Sequence
 
+from unionfs.layers import places
 from unionfs.layers.base import Layer
 from unionfs.layers.directory import DirectoryLayer
 from unionfs.layers.markers import Dialects
@@ -27,8 +28,10 @@ def problem(role: str, path: bytes, error: OSError) -> UnionError:
     return UnionError(f"{role} {os.fsdecode(path)}: {reason}")
 
 
-def open_layers(words: Sequence[bytes], dialects: Dialects) -> list[Layer]:
+def open_layers(words: Sequence[bytes], dialects: Dialects, point: bytes) -> list[Layer]:
     """The layers that *words* name, in the same order; each word is a directory's path.
+
+    point: the mount point. A layer that would show the mount itself, and wait for it, is refused.
 
     Raises UnionError for the first that can't be opened; then none stays open.
     """
@@ -40,6 +43,19 @@ def open_layers(words: Sequence[bytes], dialects: Dialects) -> list[Layer]:
             except OSError as error:
                 raise problem("layer", word, error) from error
             opened.callback(layer.close)
+            if not layer.is_private and _is_in(point, layer):
+                raise UnionError(
+                    f"mount point {os.fsdecode(point)} is inside layer {os.fsdecode(word)}:"
+                    " only root can mount there; name one that is not"
+                )
             layers.append(layer)
         opened.pop_all()
         return layers
+
+
+def _is_in(point: bytes, layer: Layer) -> bool:
+    descriptor = os.open(point, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return layer.lineage[0] in places.lineage(descriptor)
+    finally:
+        os.close(descriptor)

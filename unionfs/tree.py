@@ -416,6 +416,25 @@ class Tree:
         The node may have lost its names while it was copied: then the copy has none either.
         """
         upper = self.upper
+        try:
+            place = self._place(node, scratch, key)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                upper.drop_scratch(scratch)
+            raise
+        node.upper = Source(self._upper_position, upper.layer, Entry(attributes, place))
+        if node.is_directory:
+            return
+        self.nodes.move(node, self._numbering.identity(self._upper_position, attributes))
+        node.content = node.upper
+        self._rebind(node)
+        if key is not None:
+            for parent, name, _ in list(node.names):
+                self._link_up(node, parent, name)
+
+    def _place(self, node: Node, scratch: bytes, key: bytes | None) -> Place:
+        """Move a complete copy to where it belongs; answers its place."""
+        upper = self.upper
         place = upper.scratch_place(scratch)
         if not node.names:
             with places.outliving(place):
@@ -431,15 +450,7 @@ class Tree:
             upper.publish(scratch, parent.upper.entry.handle, name)
             place.parent, place.name = parent.upper.entry.handle, name
             node.names[0] = node.names[0]._replace(in_upper=True)
-        node.upper = Source(self._upper_position, upper.layer, Entry(attributes, place))
-        if node.is_directory:
-            return
-        self.nodes.move(node, self._numbering.identity(self._upper_position, attributes))
-        node.content = node.upper
-        self._rebind(node)
-        if key is not None:
-            for parent, name, _ in list(node.names):
-                self._link_up(node, parent, name)
+        return place
 
     def _link_up(self, node: Node, parent: Node, name: bytes) -> None:
         """Give the copy of an indexed inode the name *name* in the upper too."""

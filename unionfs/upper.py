@@ -20,7 +20,7 @@ from unionfs.layers import markers, places
 from unionfs.layers.directory import DirectoryLayer
 from unionfs.layers.markers import Dialects
 from unionfs.layers.places import Place
-from unionfs.model import Caller, UnionError
+from unionfs.model import Caller
 from unionfs.workdir import DIRECTORY, WorkDirectory, names_in, remove_tree
 
 _T = TypeVar("_T")
@@ -57,7 +57,7 @@ class Upper:
             self.root: Place = self.layer.root().handle
             self._work = WorkDirectory(work, upper, self.root)
             undo.callback(self._work.close)
-            self.prefix = self._choose_prefix()
+            self.prefix = self._work.prefix
             if volatile:
                 self._work.mark_volatile()
             index_fd = self._work.index.descriptor
@@ -459,7 +459,9 @@ class Upper:
         try:
             before = os.fstat(descriptor)
             yield
-            os.utime(descriptor, ns=(before.st_atime_ns, before.st_mtime_ns))
+            # What was to be done is done; its times are not worth failing for.
+            with contextlib.suppress(OSError):
+                os.utime(descriptor, ns=(before.st_atime_ns, before.st_mtime_ns))
         finally:
             os.close(descriptor)
 
@@ -488,19 +490,3 @@ class Upper:
             yield
         finally:
             syscalls.set_filesystem_ids(*self._ids)
-
-    def _choose_prefix(self) -> bytes:
-        """``trusted.overlay.`` where we may write it, else ``user.overlay.``."""
-        scratch = self.scratch_name()
-        os.mkdir(scratch, 0o700, dir_fd=self.scratch)
-        place = Place(self._work.scratch, scratch)
-        try:
-            for prefix in (markers.TRUSTED, markers.USER):
-                with contextlib.suppress(OSError):
-                    places.setxattr(place, prefix + markers.OPAQUE, markers.OPAQUE_YES)
-                    return prefix
-        finally:
-            os.rmdir(scratch, dir_fd=self.scratch)
-        raise UnionError(
-            "the filesystem of the upper directory has no extended attributes: use another"
-        )

@@ -14,7 +14,7 @@ import os
 import stat
 from typing import Final
 
-from unionfs.layers import places
+from unionfs.layers import markers, places
 from unionfs.layers.places import Place
 from unionfs.model import BusyError, UnionError
 
@@ -42,6 +42,7 @@ class WorkDirectory:
             undo.callback(places.forget, self._root)
             self._claim(upper, root, path)
             self._refuse_incompatible(path)
+            self.prefix: Final = self._choose_prefix()
             self.scratch: Final = self._own_directory(_SCRATCH)
             undo.callback(places.forget, self.scratch)
             self.index: Final = self._own_directory(_INDEX)
@@ -65,8 +66,9 @@ class WorkDirectory:
         scratch_fd = self.scratch.descriptor
         while True:
             if self._whiteout is None:
-                self._whiteout = self.new_name()
-                os.mknod(self._whiteout, stat.S_IFCHR, 0, dir_fd=scratch_fd)
+                made = self.new_name()
+                os.mknod(made, stat.S_IFCHR, 0, dir_fd=scratch_fd)
+                self._whiteout = made
             try:
                 os.link(
                     self._whiteout,
@@ -139,6 +141,26 @@ class WorkDirectory:
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=work_fd)
         return Place(None, b"", os.open(name, DIRECTORY, dir_fd=work_fd))
+
+    def _choose_prefix(self) -> bytes:
+        """``trusted.overlay.`` where we may write it, else ``user.overlay.``."""
+        probe = b"#probe"
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(probe, 0o700, dir_fd=self._root.descriptor)
+        place = Place(self._root, probe)
+        try:
+            for prefix in (markers.TRUSTED, markers.USER):
+                try:
+                    places.setxattr(place, prefix + markers.OPAQUE, markers.OPAQUE_YES)
+                    return prefix
+                except OSError as error:
+                    reason = error.strerror
+        finally:
+            os.rmdir(probe, dir_fd=self._root.descriptor)
+        raise UnionError(
+            "the filesystem of the upper directory takes no extended attributes user.overlay.*"
+            f" ({reason}): use a directory on another, not in a union"
+        )
 
 
 def remove_tree(directory_fd: int, name: bytes) -> None:

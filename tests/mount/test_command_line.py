@@ -440,6 +440,31 @@ def test_a_user_is_told_why_a_mount_point_is_refused(unionmount: Command) -> Non
     assert "no write access" in line
 
 
+def test_a_user_cannot_mount_inside_a_layer(unionmount: Command) -> None:
+    """Without a private view of the layer, the daemon would wait for itself there."""
+    (unionmount.directory / "base" / "point").mkdir()
+    os.chown(unionmount.directory / "base" / "point", 65534, 65534)
+    script = f"""
+        mknod -m 666 device c 10 229
+        mount --bind device /dev/fuse
+        exec {" ".join(_NOBODY)} {UNIONMOUNT} base base/point
+    """
+    done = _in_own_mounts(unionmount.directory, script)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "base/point is inside layer" in line
+
+
+def test_an_upper_in_a_union_is_refused(unionmount: Command) -> None:
+    """A union takes no marks, which an upper needs."""
+    unionmount.mounts("--upper", "upper", "base", "mount")
+    for name in ("inner", "other"):
+        (unionmount.directory / "mount" / name).mkdir()
+    (unionmount.directory / "point").mkdir()
+    line = unionmount.refuses("--upper", "mount/inner", "--work", "mount/other", "app", "point")
+    assert "takes no extended attributes user.overlay.*" in line
+
+
 def test_mount_8_and_fstab_mount_it(unionmount: Command) -> None:
     for name in ("a layer", "a mount"):
         (unionmount.directory / name).mkdir()

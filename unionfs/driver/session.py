@@ -263,7 +263,7 @@ def _open(plan: Plan, undo: contextlib.ExitStack) -> Filesystem:
     Raises UnionError.
     """
     with contextlib.ExitStack() as opened:
-        layers = open_layers(plan.layers, plan.dialects)
+        layers = open_layers(plan.layers, plan.dialects, plan.point)
         for layer in layers:
             opened.callback(layer.close)
         upper = None

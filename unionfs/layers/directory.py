@@ -45,7 +45,12 @@ class DirectoryLayer:
         except OSError:
             os.close(plain)
             raise
-        self._root = Place(None, b"", plain if writable else _private_view(plain))
+        view = None if writable else _private_view(plain)
+        if view is not None:
+            os.close(plain)
+        self.is_private: Final = view is not None
+        """Whether mounts made from now on, ours above all, stay out of it."""
+        self._root = Place(None, b"", plain if view is None else view)
 
     @property
     def identity(self) -> str:
@@ -268,11 +273,9 @@ def _open_quietly(name: bytes, flags: int, directory_fd: int) -> int:
         return os.open(name, flags, dir_fd=directory_fd)
 
 
-def _private_view(plain: int) -> int:
+def _private_view(plain: int) -> int | None:
     try:
-        view = syscalls.clone_tree(plain)
+        return syscalls.clone_tree(plain)
     except OSError:
         # Without the privilege (or the kernel) for it, the directory itself has to do.
-        return plain
-    os.close(plain)
-    return view
+        return None
