@@ -210,8 +210,13 @@ class Tree:
         if node.is_directory or (node.index_key is None and not self._has_other_names(node)):
             return
         await self.copy_up(node)
-        if node.index_key is not None and not node.has_name(parent, name).in_upper:
+        if node.index_key is None:
+            return
+        if not node.has_name(parent, name).in_upper:
             self._link_up(node, parent, name)
+        assert node.upper is not None
+        # Once it has a name that no layer has, the lower inode may not be at hand any more.
+        self.upper.set_links_by_upper(node.upper.entry.handle, node.links)
 
     def open_upper(self, node: Node, flags: int) -> int:
         """Open what the upper has of a regular file."""
@@ -416,12 +421,8 @@ class Tree:
         The node may have lost its names while it was copied: then the copy has none either.
         """
         upper = self.upper
-        try:
+        with upper.discarding(scratch):
             place = self._place(node, scratch, key)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                upper.drop_scratch(scratch)
-            raise
         node.upper = Source(self._upper_position, upper.layer, Entry(attributes, place))
         if node.is_directory:
             return
@@ -464,7 +465,6 @@ class Tree:
             lower_links = node.lower[0].entry.attributes.st_nlink
             upper.set_links_by_lower(place, node.links, lower_links)
         upper.link_copy(node.index_key, parent.upper.entry.handle, name)
-        upper.set_links_by_upper(place, node.links)
         known = node.has_name(parent, name)
         node.names[node.names.index(known)] = known._replace(in_upper=True)
 

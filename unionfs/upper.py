@@ -21,7 +21,7 @@ from unionfs.layers.directory import DirectoryLayer
 from unionfs.layers.markers import Dialects
 from unionfs.layers.places import Place
 from unionfs.model import Caller
-from unionfs.workdir import DIRECTORY, WorkDirectory, names_in, remove_tree
+from unionfs.workdir import DIRECTORY, WorkDirectory, names_in
 
 _T = TypeVar("_T")
 
@@ -132,7 +132,8 @@ class Upper:
             self._work.link_whiteout(directory_fd, name)
         else:
             scratch = self._work.new_whiteout()
-            syscalls.renameat2(self.scratch, scratch, directory_fd, name)
+            with self._work.discarding(scratch):
+                syscalls.renameat2(self.scratch, scratch, directory_fd, name)
 
     def remove_directory(self, place: Place, *, present: bool, covers: bool) -> None:
         """Take a directory that shows nothing out of the union; arguments as for ``remove``."""
@@ -144,14 +145,16 @@ class Upper:
         with places.outliving(place):
             scratch = self._take_directory(places.directory(parent), name, covers)
         if scratch is not None:
-            remove_tree(self.scratch, scratch)
+            self._work.discard(scratch)
 
     def _take_directory(self, directory_fd: int, name: bytes, covers: bool) -> bytes | None:
         """Take a directory away; answers its scratch name if it is there now, to be removed."""
         scratch_fd = self.scratch
         if covers:
             scratch = self._work.new_whiteout()
-            syscalls.renameat2(scratch_fd, scratch, directory_fd, name, syscalls.RENAME_EXCHANGE)
+            exchange = syscalls.RENAME_EXCHANGE
+            with self._work.discarding(scratch):
+                syscalls.renameat2(scratch_fd, scratch, directory_fd, name, exchange)
             return scratch
         try:
             os.rmdir(name, dir_fd=directory_fd)
@@ -172,19 +175,21 @@ class Upper:
         assert parent is not None
         if not names_in(places.directory(place), b"."):
             return
-        before = places.status(place)
         scratch = self.scratch_name()
-        scratch_fd = self.scratch
-        os.mkdir(scratch, 0o700, dir_fd=scratch_fd)
-        empty = Place(self._work.scratch, scratch)
-        self.set_mark(empty, markers.OPAQUE, markers.OPAQUE_YES)
-        path, follow = places.reference(empty)
-        os.chown(path, before.st_uid, before.st_gid, follow_symlinks=follow)
-        os.chmod(path, stat.S_IMODE(before.st_mode))
-        directory_fd = places.directory(parent)
-        syscalls.renameat2(scratch_fd, scratch, directory_fd, name, syscalls.RENAME_EXCHANGE)
+        with self._work.discarding(scratch):
+            self._make_empty(scratch, places.status(place))
+            directory_fd = places.directory(parent)
+            exchange = syscalls.RENAME_EXCHANGE
+            syscalls.renameat2(self.scratch, scratch, directory_fd, name, exchange)
         places.forget(place)
-        remove_tree(scratch_fd, scratch)
+        self._work.discard(scratch)
+
+    def _make_empty(self, scratch: bytes, like: os.stat_result) -> None:
+        os.mkdir(scratch, 0o700, dir_fd=self.scratch)
+        empty = self.scratch_place(scratch)
+        self.set_mark(empty, markers.OPAQUE, markers.OPAQUE_YES)
+        self.change_owner(empty, like.st_uid, like.st_gid)
+        self.change_mode(empty, stat.S_IMODE(like.st_mode))
 
     # Moving entries
 
@@ -209,7 +214,9 @@ class Upper:
             flags = syscalls.RENAME_WHITEOUT
         syscalls.renameat2(old_fd, old, new_fd, name, flags)
         if spare:
-            os.unlink(old, dir_fd=old_fd)
+            # It hides nothing, so that it may as well stay.
+            with contextlib.suppress(OSError):
+                os.unlink(old, dir_fd=old_fd)
         source.parent, source.name = parent, name
 
     def exchange(self, one: Place, other: Place) -> None:
@@ -241,9 +248,13 @@ class Upper:
         """A descriptor of the scratch directory."""
         return self._work.scratch.descriptor
 
+    def discarding(self, name: bytes) -> contextlib.AbstractContextManager[None]:
+        """If the block fails, the scratch entry that it was to use is removed."""
+        return self._work.discarding(name)
+
     def drop_scratch(self, name: bytes) -> None:
         """Remove a scratch entry: a copy whose node has lost its last name."""
-        remove_tree(self.scratch, name)
+        self._work.discard(name)
 
     def publish(self, scratch: bytes, parent: Place, name: bytes) -> None:
         """Move a copy into place; the parent's times stay, for nothing changed in the union."""
@@ -377,21 +388,22 @@ class Upper:
         make: Callable[[int, bytes], _T],
         caller: Caller | None,
     ) -> _T:
-        stage = self._stage(parent)
-        scratch_fd = self.scratch
-        stage_fd = os.open(stage, DIRECTORY, dir_fd=scratch_fd)
+        stage = self.scratch_name()
         try:
-            with self._as(caller):
-                made = make(stage_fd, name)
+            stage_fd = self._stage(stage, parent)
             try:
-                self._replace_whiteout(Place(Place(None, b"", stage_fd), name), parent)
-            except BaseException:
-                if isinstance(made, int):
-                    os.close(made)
-                raise
+                with self._as(caller):
+                    made = make(stage_fd, name)
+                try:
+                    self._replace_whiteout(Place(Place(None, b"", stage_fd), name), parent)
+                except BaseException:
+                    if isinstance(made, int):
+                        os.close(made)
+                    raise
+            finally:
+                os.close(stage_fd)
         finally:
-            os.close(stage_fd)
-            remove_tree(scratch_fd, stage)
+            self._work.discard(stage)
         return made
 
     def _replace_whiteout(self, made: Place, parent: Place) -> None:
@@ -404,23 +416,24 @@ class Upper:
             made.parent.descriptor, made.name, places.directory(parent), made.name, flags
         )
 
-    def _stage(self, parent: Place) -> bytes:
-        """A scratch directory in which a new entry inherits what it would inherit in *parent*."""
-        scratch = self.scratch_name()
-        place = Place(self._work.scratch, scratch)
+    def _stage(self, scratch: bytes, parent: Place) -> int:
+        """Make a scratch directory in which a new entry inherits what it would inherit in *parent*.
+
+        Answers its descriptor.
+        """
+        place = self.scratch_place(scratch)
         os.mkdir(scratch, 0o700, dir_fd=self.scratch)
         status = os.stat(places.directory(parent))
         if status.st_mode & stat.S_ISGID:
-            path, follow = places.reference(place)
-            os.chown(path, -1, status.st_gid, follow_symlinks=follow)
-            os.chmod(path, 0o2700)
+            self.change_owner(place, -1, status.st_gid)
+            self.change_mode(place, 0o2700)
         default = b"system.posix_acl_default"
         try:
             places.setxattr(place, default, places.getxattr(parent, default))
         except OSError as error:
             if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
                 raise
-        return scratch
+        return os.open(scratch, DIRECTORY, dir_fd=self.scratch)
 
     def settle(self, parent: Place, name: bytes) -> None:
         """Turn a ``.wh.`` file for *name* into a whiteout device, before *name* gets an entry.

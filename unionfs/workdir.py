@@ -10,13 +10,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import stat
+from collections.abc import Iterator
 from typing import Final
 
 from unionfs.layers import markers, places
 from unionfs.layers.places import Place
 from unionfs.model import BusyError, UnionError
+
+_log: Final = logging.getLogger(__name__)
 
 DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SCRATCH: Final = b"work"
@@ -89,6 +93,26 @@ class WorkDirectory:
         name = self.new_name()
         self.link_whiteout(self.scratch.descriptor, name)
         return name
+
+    def discard(self, name: bytes) -> None:
+        """Remove a scratch entry. What was to be done is done, so that failing here is no error:
+        what stays is swept at the next mount.
+        """
+        try:
+            remove_tree(self.scratch.descriptor, name)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            _log.warning("%r stays in the work directory until the next mount: %s", name, error)
+
+    @contextlib.contextmanager
+    def discarding(self, name: bytes) -> Iterator[None]:
+        """If the block fails, the scratch entry that it was to use is removed."""
+        try:
+            yield
+        except BaseException:
+            self.discard(name)
+            raise
 
     def sweep(self) -> None:
         """Remove what a mount that was killed, or this one, left in the scratch directory."""
