@@ -49,7 +49,6 @@ class Upper:
     ) -> None:
         self.volatile = volatile
         self._ids = (os.geteuid(), os.getegid())
-        self._umask = -1
         self._impersonates = False
         with contextlib.ExitStack() as undo:
             self.layer = DirectoryLayer(upper, dialects, writable=True)
@@ -488,17 +487,23 @@ class Upper:
         if caller is None:
             yield
             return
-        if caller.umask != self._umask:
-            os.umask(caller.umask)
-            self._umask = caller.umask
-        if (caller.uid, caller.gid) == self._ids:
+        own_umask = os.umask(caller.umask)
+        try:
+            with self._with_ids(caller.uid, caller.gid):
+                yield
+        finally:
+            os.umask(own_umask)
+
+    @contextlib.contextmanager
+    def _with_ids(self, uid: int, gid: int) -> Iterator[None]:
+        if (uid, gid) == self._ids:
             yield
             return
         if not self._impersonates:
             # Here and not at the start: a command that is executed must not inherit it.
             self._impersonates = syscalls.keep_capabilities_over_fsuid()
         try:
-            if not syscalls.set_filesystem_ids(caller.uid, caller.gid):
+            if not syscalls.set_filesystem_ids(uid, gid):
                 raise PermissionError(errno.EPERM, "the daemon may not give files this owner")
             yield
         finally:
