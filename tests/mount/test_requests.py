@@ -127,7 +127,7 @@ _COSTS: dict[
     "reading a link again": (
         lambda root, attempt: os.readlink(root / "link"),
         lambda root, attempt: os.readlink(root / "link"),
-        {"READLINK": 1},
+        {},
     ),
     "creating, writing and closing": (
         _nothing,

@@ -25,6 +25,8 @@ _REQUEST_SIZE_MAX: Final = 1 << 20
 
 _DONT_MASK: Final = 1 << 6
 """The umask is ours to apply: only so does a default ACL come before it (acl(5))."""
+_CACHE_SYMLINKS: Final = 1 << 23
+"""The kernel may remember where a link leads. In a root with /lib a link, each path asks."""
 
 
 def fuse_descriptors() -> set[int]:
@@ -56,7 +58,9 @@ def negotiate(descriptor: int) -> None:
             reply = bytearray(trio.run(_answered, ours))
             *_, offered = _REQUEST.unpack_from(request)
             *_, wanted = _REPLY.unpack_from(reply)
-            struct.pack_into("=I", reply, _FLAGS_OFFSET, wanted | (offered & _DONT_MASK))
+            struct.pack_into(
+                "=I", reply, _FLAGS_OFFSET, wanted | offered & (_DONT_MASK | _CACHE_SYMLINKS)
+            )
             os.write(kernel, reply)
         finally:
             os.dup2(kernel, descriptor, inheritable=False)
