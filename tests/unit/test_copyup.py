@@ -118,6 +118,9 @@ def test_blocks_are_shared_where_they_can_be(tmp_path: Path, filesystems: FileSy
     after = os.statvfs(content.source)
     assert (free - after.f_bfree) * after.f_frsize < MIB
     assert content.target.read_bytes() == content.source.read_bytes()
+    os.truncate(content.target, 0)
+    content.copy(5000)
+    assert content.target.read_bytes() == content.source.read_bytes()[:5000]
 
 
 NOT_POSSIBLE = [

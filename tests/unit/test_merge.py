@@ -175,6 +175,14 @@ REDIRECTS: dict[str, tuple[list[Item], Shown]] = {
         ],
         {"a": {"x": "1", "y": "2"}},
     ),
+    "or lead to another path": (
+        [
+            {"z": {"c": {"x": "1"}}, "p": {"z": {"c": {"wrong": ""}}}},
+            {"p": {"q": redirect({"c": {"y": "2"}}, "/z")}},
+            {"a": redirect({}, "/p/q/c"), "p": WHITEOUT, "z": WHITEOUT},
+        ],
+        {"a": {"x": "1", "y": "2"}},
+    ),
     "also where its layer lacks the last name": (
         [{"p": {"c": {"x": "1"}}}, {"q": redirect({}, "/p")}, {"a": redirect({}, "/q/c")}],
         {"a": {"x": "1"}, "p": {"c": {"x": "1"}}, "q": {"c": {"x": "1"}}},
@@ -186,6 +194,14 @@ REDIRECTS: dict[str, tuple[list[Item], Shown]] = {
     "an opaque directory on a path ends it": (
         [{"p": {"c": {"x": "1"}}}, {"p": opaque({})}, {"a": redirect({}, "/p/c")}],
         {"a": {}, "p": {}},
+    ),
+    "also one further up the path": (
+        [
+            {"p": {"q": {"c": {"x": "1"}}}},
+            {"p": opaque({"q": {"c": {"y": "2"}}})},
+            {"a": redirect({}, "/p/q/c"), "p": WHITEOUT},
+        ],
+        {"a": {"y": "2"}},
     ),
     "an opaque directory on a path still has its own": (
         [{"p": {"c": {"x": "1"}}}, {"p": opaque({"c": {"y": "2"}})}, {"a": redirect({}, "/p/c")}],
@@ -263,6 +279,14 @@ CONTENTS: dict[str, tuple[list[Item], str]] = {
     ),
     "another name": ([{"d": {"old": "1", "f": "wrong"}}, {"d": {"f": metacopy("old")}}], "1"),
     "a path": ([{"p": {"old": "1"}, "d": {"f": "wrong"}}, {"d": {"f": metacopy("/p/old")}}], "1"),
+    "a name is that of a layer below": (
+        [{"d": {"old": "1"}}, {"d": {"f": metacopy("old"), "old": "wrong"}}],
+        "1",
+    ),
+    "so is a path": (
+        [{"p": {"old": "1"}}, {"p": {"old": "wrong"}, "d": {"f": metacopy("/p/old")}}],
+        "1",
+    ),
     "a chain of names and paths": (
         [
             {"p": {"c": "1"}, "d": {"c": "wrong"}},

@@ -241,7 +241,6 @@ def test_a_node_is_found_by_its_inode_also_beside_its_number(nodes: Nodes) -> No
     assert nodes.find((0, 1, 5)) is first
     assert nodes.find((0, 2, 5)) is second
     assert nodes.find((0, 3, 5)) is None
-    assert nodes.find(8, (0, 1, 8)) is None
 
 
 def test_it_is_found_when_what_had_its_number_is_gone(nodes: Nodes) -> None:
