@@ -141,8 +141,7 @@ def _data(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
             if error.errno == errno.ENXIO:
                 return
             raise
-        if start < end:
-            yield start, end
+        yield start, end
 
 
 def _copy_range(source_fd: int, target_fd: int, start: int, end: int) -> None:

@@ -81,7 +81,8 @@ def content(layers: Sequence[Layer], parents: Stack, name: bytes, top: Source) -
     redirect = top.layer.metacopy(top.entry)
     if redirect is None:
         return top
-    search.follow(redirect or name)
+    if redirect:
+        search.follow(redirect)
     for position, layer, directory in _descend(layers, parents, search, top.position - 1):
         entry, blocked = _look(layer, directory, search)
         if isinstance(entry, Entry):
