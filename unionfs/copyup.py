@@ -23,6 +23,7 @@ from unionfs.model import Attributes
 from unionfs.upper import Upper
 
 _CHANGED: Final = "a layer changed while it was copied"
+_CAPABILITIES: Final = b"security.capability"
 _CHUNK: Final = 1 << 20
 _NOT_POSSIBLE: Final = frozenset(
     (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM)
@@ -102,6 +103,31 @@ def copy_other(upper: Upper, name: bytes, source: Source, wanted: Plan) -> os.st
             os.rmdir(name, dir_fd=scratch_fd)
         else:
             os.unlink(name, dir_fd=scratch_fd)
+        raise
+
+
+def fill_metacopy(source_fd: int, target_fd: int) -> None:
+    """Give a metacopy file its content, and bring it to the disk; nothing else of it changes.
+
+    Uses descriptors only, so a worker thread may run it. Raises OSError.
+    """
+    before = os.fstat(target_fd)
+    capabilities = _capabilities(target_fd)
+    copy_content(source_fd, target_fd, before.st_size)
+    # Writing has cleared what gives privileges.
+    os.fchmod(target_fd, stat.S_IMODE(before.st_mode))
+    if capabilities is not None:
+        os.setxattr(target_fd, _CAPABILITIES, capabilities)
+    os.utime(target_fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.fsync(target_fd)
+
+
+def _capabilities(descriptor: int) -> bytes | None:
+    try:
+        return os.getxattr(descriptor, _CAPABILITIES)
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            return None
         raise
 
 

@@ -148,7 +148,7 @@ class Filesystem:
         self._tree.upper.link(source, place, name)
         if node.index_key is not None:
             node.links += 1
-        self._nodes.add_name(node, directory, name, in_upper=True)
+        self._nodes.add_name(node, directory, name, below=None)
         return self._known(node)
 
     async def unlink(self, parent: int, name: bytes) -> None:
@@ -225,7 +225,7 @@ class Filesystem:
             with tree.losing_name(replaced, *new):
                 move()
         self._nodes.drop_name(node, *old)
-        self._nodes.add_name(node, *new, in_upper=True)
+        self._nodes.add_name(node, *new, below=None)
         if replaced is not None:
             tree.release(replaced)
 
@@ -239,8 +239,8 @@ class Filesystem:
         self._tree.upper.exchange(_place_of_name(one, old), _place_of_name(other, new))
         self._nodes.drop_name(one, *old)
         self._nodes.drop_name(other, *new)
-        self._nodes.add_name(one, *new, in_upper=True)
-        self._nodes.add_name(other, *old, in_upper=True)
+        self._nodes.add_name(one, *new, below=None)
+        self._nodes.add_name(other, *old, below=None)
 
     async def _ready_to_move(self, node: Node, spot: _Spot) -> None:
         """The upper has the node, under this very name."""
@@ -262,13 +262,11 @@ class Filesystem:
                 upper.set_mark(entry.handle, markers.OPAQUE, markers.OPAQUE_YES)
                 entry.opaque = True
             return
-        if entry.redirect is not None and (old.parent is target or entry.redirect.startswith(b"/")):
+        redirect = entry.redirect or old.name
+        if old.parent is not target and not redirect.startswith(b"/"):
+            redirect = _path_below(old.parent, redirect)
+        if redirect == entry.redirect:
             return
-        if old.parent is target:
-            redirect = old.name
-        else:
-            _, layer, below = node.lower[0]
-            redirect = layer.path(below)
         try:
             upper.set_mark(entry.handle, markers.REDIRECT, redirect)
         except OSError as error:
@@ -555,6 +553,23 @@ def _upper_place(directory: Node) -> Place:
     assert directory.upper is not None
     place: Place = directory.upper.entry.handle
     return place
+
+
+def _path_below(directory: Node, name: bytes) -> bytes:
+    """The path of *name* in *directory* as the layers below the upper have it, merged.
+
+    Redirects of theirs are found on the way down, those of the upper are not theirs.
+    """
+    names = [name]
+    while directory.names:
+        redirect = None if directory.upper is None else directory.upper.entry.redirect
+        names.append(redirect or directory.names[0].name)
+        if names[-1].startswith(b"/"):
+            break
+        directory = directory.names[0].parent
+    else:
+        names.append(b"")
+    return b"/".join(reversed(names))
 
 
 def _place_of_name(node: Node, spot: _Spot) -> Place:

@@ -71,11 +71,16 @@ def _overlap(one: Sequence[tuple[int, int]], other: Sequence[tuple[int, int]]) -
 
 
 class Name(NamedTuple):
-    """A name of a node; in_upper: the upper itself has it."""
+    """A name of a node; below: the position of the layer it was found in, None for the upper."""
 
     parent: Node
     name: bytes
-    in_upper: bool
+    below: int | None
+
+    @property
+    def in_upper(self) -> bool:
+        """Whether the upper itself has it."""
+        return self.below is None
 
 
 class Node:
@@ -219,10 +224,10 @@ class Nodes:
             self._files[identity] = node
         node.identity = identity
 
-    def add_name(self, node: Node, parent: Node, name: bytes, in_upper: bool) -> None:
-        """*node* is called *name* in *parent*."""
+    def add_name(self, node: Node, parent: Node, name: bytes, below: int | None) -> None:
+        """*node* is called *name* in *parent*; below as for :class:`Name`."""
         assert parent.children is not None
-        node.names.append(Name(parent, name, in_upper))
+        node.names.append(Name(parent, name, below))
         parent.known_below += 1
         parent.children[name] = node
 
@@ -250,12 +255,10 @@ class Nodes:
             if self._files.get(node.identity) is node:
                 del self._files[node.identity]
             gone.append(node)
-            for parent, name, in_upper in node.names:
+            for parent, name, below in node.names:
                 parent.known_below -= 1
                 if parent.children is not None and parent.children.get(name) is node:
-                    source = node.upper if in_upper else node.lower[0]
-                    assert source is not None
-                    parent.children[name] = source.position
+                    parent.children[name] = node.top.position if below is None else below
                 waiting.append(parent)
             node.names.clear()
         return gone

@@ -146,7 +146,7 @@ class Tree:
         if node.is_directory:
             node.children = {}
         self.nodes.add(node)
-        self.nodes.add_name(node, parent, name, in_upper=True)
+        self.nodes.add_name(node, parent, name, below=None)
         return node
 
     @contextlib.contextmanager
@@ -248,6 +248,7 @@ class Tree:
         first = sources[0]
         upper = first if first.position == self._upper_position else None
         lower = sources if upper is None else sources[1:]
+        below = None if upper else first.position
         if first.entry.is_directory:
             base = lower[0] if lower else first
             identity = self._numbering.identity(base.position, base.entry.attributes)
@@ -256,11 +257,11 @@ class Tree:
         else:
             node = self._discover_file(first, upper, parent, name)
             if known := self.nodes.find(node.identity):
-                self._another_name(known, node, parent, name, in_upper=upper is not None)
+                self._another_name(known, node, parent, name, below)
                 return known
         node.number = self.nodes.free(node.number)
         self.nodes.add(node)
-        self.nodes.add_name(node, parent, name, in_upper=upper is not None)
+        self.nodes.add_name(node, parent, name, below)
         return node
 
     def _discover_file(
@@ -306,9 +307,9 @@ class Tree:
         return key if key in self._upper.indexed else None
 
     def _another_name(
-        self, known: Node, found: Node, parent: Node, name: bytes, *, in_upper: bool
+        self, known: Node, found: Node, parent: Node, name: bytes, below: int | None
     ) -> None:
-        self.nodes.add_name(known, parent, name, in_upper)
+        self.nodes.add_name(known, parent, name, below)
         known.removed = False
         if not known.lower:
             known.lower = found.lower
@@ -388,14 +389,8 @@ class Tree:
         source_fd = layer.open(entry)
         target_fd = self.open_upper(node, os.O_RDWR)
 
-        def fill() -> None:
-            before = os.fstat(target_fd)
-            copyup.copy_content(source_fd, target_fd, before.st_size)
-            os.utime(target_fd, ns=(before.st_atime_ns, before.st_mtime_ns))
-            os.fsync(target_fd)
-
         try:
-            await trio.to_thread.run_sync(fill)
+            await trio.to_thread.run_sync(copyup.fill_metacopy, source_fd, target_fd)
         finally:
             os.close(source_fd)
             os.close(target_fd)
@@ -450,7 +445,7 @@ class Tree:
             assert parent.upper is not None
             upper.publish(scratch, parent.upper.entry.handle, name)
             place.parent, place.name = parent.upper.entry.handle, name
-            node.names[0] = node.names[0]._replace(in_upper=True)
+            node.names[0] = node.names[0]._replace(below=None)
         return place
 
     def _link_up(self, node: Node, parent: Node, name: bytes) -> None:
@@ -466,7 +461,7 @@ class Tree:
             upper.set_links_by_lower(place, node.links, lower_links)
         upper.link_copy(node.index_key, parent.upper.entry.handle, name)
         known = node.has_name(parent, name)
-        node.names[node.names.index(known)] = known._replace(in_upper=True)
+        node.names[node.names.index(known)] = known._replace(below=None)
 
     def _rebind(self, node: Node) -> None:
         """Let descriptors that were opened below read what the upper has from now on."""

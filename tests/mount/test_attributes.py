@@ -312,3 +312,16 @@ def test_reading_leaves_the_access_times_of_layers(both: Mounts[Mount]) -> None:
     mount.unmount()
     for name in ("file", "link", "dir/inside", "dir"):
         assert (mount.layers[0] / name).lstat().st_atime_ns == OLD, name
+
+
+def test_a_truncation_to_the_same_size_sets_the_time(both: Mounts[Mount]) -> None:
+    mount = both({"file": File("content")})
+    for name, truncate in (("truncate", os.truncate), ("ftruncate", _ftruncate)):
+        os.utime(mount / "file", ns=(OLD, OLD))
+        truncate(mount / "file", len("content"))
+        assert (mount / "file").stat().st_mtime_ns > OLD, name
+
+
+def _ftruncate(path: Path, size: int) -> None:
+    with linux.opened(path, os.O_WRONLY) as descriptor:
+        os.ftruncate(descriptor, size)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support import linux
 from tests.support.layers import FIFO, File, HardLink, Symlink, Tree
-from tests.support.mounts import Mount, Mounts, three_times
+from tests.support.mounts import Mount, Mounts, UnionMount, three_times
 
 LINKED: Tree = {
     "a": File("content", uid=5),
@@ -253,3 +253,20 @@ def test_tar_sees_links(both: Mounts[Mount], names: list[str], directory: Path) 
             kinds = [member.islnk() for member in archive]
         assert kinds == [False, True, True], when
         (mount / names[-1]).chmod(0o600)
+
+
+def test_one_inode_in_two_layers(union: Mounts[UnionMount]) -> None:
+    """As `cp -al` makes layers: each name is found again in the layer that has it."""
+
+    def second(root: Path) -> None:
+        (root / "e").mkdir()
+        os.link(root.with_name("0") / "d" / "a", root / "e" / "b")
+
+    mount = union({"d": {"a": "content"}}, second)
+    for when in three_times(mount):
+        with linux.opened(mount / "e", os.O_DIRECTORY) as held:
+            for name in ("d/a", "e/b"):
+                assert (mount / name).read_text() == "content", when
+            linux.drop_caches(pages=False)
+            assert os.listdir(held) == ["b"], when
+            assert (mount / "e" / "b").read_text() == "content", when

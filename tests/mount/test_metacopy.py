@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import struct
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,21 @@ def test_layers_that_the_kernel_wrote_with_metacopy(
     mount = union(*layers, upper=False)
     for when in three_times(mount):
         assert differences(snapshot(mount.path), expected) == [], when
+
+
+def test_filling_a_metacopy_keeps_capabilities_and_mode(
+    union: Mounts[UnionMount], kernel: Mounts[KernelMount]
+) -> None:
+    # struct vfs_cap_data, revision 2: CAP_NET_RAW permitted and effective.
+    capabilities = struct.pack("<IIIII", 0x02000001, 1 << 13, 0, 0, 0)
+    layer = File("content", mode=0o755, xattrs={"security.capability": capabilities})
+    theirs = kernel({"file": layer}, options=METACOPY)
+    (theirs / "file").chmod(0o711)
+    theirs.unmount()
+    assert "trusted.overlay.metacopy" in os.listxattr(theirs.changes / "file")
+    ours = union(*theirs.layers, upper=theirs.changes, work=theirs.work)
+    os.rename(ours / "file", ours / "moved")
+    for when in three_times(ours):
+        assert os.getxattr(ours / "moved", "security.capability") == capabilities, when
+        assert stat.S_IMODE((ours / "moved").stat().st_mode) == 0o711, when
+        assert (ours / "moved").read_text() == "content", when

@@ -131,6 +131,19 @@ def test_no_redirect_leads_out_of_the_layer(union: Mounts[UnionMount], directory
     for when in three_times(mount):
         assert {"old", "link", "fine"} <= set(os.listdir(mount.path)), when
         for name in bad:
-            assert not (mount / name / "password").exists(), (name, when)
             with contextlib.suppress(OSError):
                 assert "password" not in os.listdir(mount / name), (name, when)
+            with pytest.raises(OSError, match=r"."):
+                (mount / name / "password").read_bytes()
+
+
+def test_a_directory_below_one_that_a_layer_renamed_can_be_renamed(both: Mounts[Mount]) -> None:
+    """Where the content lies is a whiteout in the layer whose redirect leads there."""
+    mount = both(
+        {"a": {"sub": {"file": "base", "deep": {"x": "deep"}}}},
+        {"b": redirect({}, "a"), "a": WHITEOUT},
+    )
+    os.rename(mount / "b" / "sub", mount / "c")
+    os.rename(mount / "c" / "deep", mount / "d")
+    for when in three_times(mount):
+        assert tree(mount.path) == {"b": {}, "c": {"file": "base"}, "d": {"x": "deep"}}, when

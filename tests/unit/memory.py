@@ -88,9 +88,6 @@ class MemoryLayer:
             return None
         return xattrs.get("trusted.overlay.redirect", b"")
 
-    def path(self, entry: Entry) -> bytes:
-        return self._handle(entry).path
-
     def readlink(self, entry: Entry) -> bytes:
         item = self._handle(entry).item
         if not isinstance(item, Symlink):

@@ -199,14 +199,6 @@ def test_a_name_may_have_any_bytes(opened: Open, name: bytes) -> None:
     layer = opened({text: {text: "content"}})
     assert list(listing(layer, "")) == [name]
     assert read(layer, f"{text}/{text}") == b"content"
-    assert layer.path(at(layer, f"{text}/{text}")) == b"/%s/%s" % (name, name)
-
-
-def test_it_knows_where_an_entry_is(opened: Open) -> None:
-    layer = opened({"a": {"b": {"file": ""}}})
-    assert layer.path(layer.root()) == b"/"
-    assert layer.path(at(layer, "a")) == b"/a"
-    assert layer.path(at(layer, "a/b/file")) == b"/a/b/file"
 
 
 def test_an_entry_stays_valid_until_close(opened: Open) -> None:

@@ -136,7 +136,7 @@ def node(number: int, mode: int = stat.S_IFREG, position: int = 0) -> Node:
 def put(nodes: Nodes, parent: Node, name: bytes, child: Node) -> Node:
     if child.number not in {known.number for known in nodes}:
         nodes.add(child)
-    nodes.add_name(child, parent, name, in_upper=False)
+    nodes.add_name(child, parent, name, below=0)
     return child
 
 

@@ -72,10 +72,6 @@ class Layer(Protocol):
         """
         ...
 
-    def path(self, entry: Entry) -> bytes:
-        """Where *entry* is in the layer, from its root and beginning with a slash."""
-        ...
-
     def readlink(self, entry: Entry) -> bytes:
         """The target of a symbolic link."""
         ...

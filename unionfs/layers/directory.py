@@ -107,9 +107,6 @@ class DirectoryLayer:
             return None
         return self._redirect(place, present) or b""
 
-    def path(self, entry: Entry) -> bytes:
-        return b"/" + b"/".join(entry.handle.names())
-
     def readlink(self, entry: Entry) -> bytes:
         return places.readlink(entry.handle)
 

@@ -12,7 +12,7 @@ import errno
 import fcntl
 import os
 import resource
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Final
 
@@ -43,26 +43,19 @@ class Place:
             place = place.parent
         return place
 
-    def names(self) -> list[bytes]:
-        """The names that lead here from the root."""
-        names = []
-        place = self
-        while place.parent is not None:
-            names.append(place.name)
-            place = place.parent
-        names.reverse()
-        return names
-
 
 class _Descriptors:
     """Descriptors of directories, the least recently used closed first."""
 
     def __init__(self) -> None:
         self._cached: OrderedDict[Place, None] = OrderedDict()
+        # Asked for by one operation, they are in use together: these are never closed.
+        self._in_use: deque[Place] = deque(maxlen=8)
         # A quarter for directories leaves the rest to open files.
         self._limit = max(64, resource.getrlimit(resource.RLIMIT_NOFILE)[1] // 4)
 
     def get(self, place: Place) -> int:
+        self._in_use.append(place)
         if place.descriptor >= 0:
             if place.parent is not None:
                 self._cached.move_to_end(place)
@@ -82,9 +75,12 @@ class _Descriptors:
         return place.descriptor
 
     def _evict(self, keep: Place) -> None:
-        oldest = next(iter(self._cached))
-        if oldest is not keep:
-            self.drop(oldest)
+        for oldest in self._cached:
+            if oldest is keep:
+                return
+            if oldest not in self._in_use:
+                self.drop(oldest)
+                return
 
     def drop(self, place: Place) -> None:
         """Close the cached descriptor of *place*, if there is one."""
