@@ -94,8 +94,10 @@ class Tree:
             attributes = places.status(node.upper.entry.handle)
         blocks = attributes.st_blocks
         if node.is_regular and blocks == 0 and attributes.st_size and node.content is not node.top:
-            # A file of holes, or a metacopy, whose blocks are those of its content.
-            blocks = self.content(node).entry.attributes.st_blocks
+            # A file of holes, or a metacopy, whose blocks are those of its content. That this is
+            # missing is an error for who wants to read it.
+            with contextlib.suppress(OSError):
+                blocks = self.content(node).entry.attributes.st_blocks
         return Status(attributes, self._links_of(node, attributes), blocks)
 
     def _links_of(self, node: Node, attributes: Attributes) -> int:

@@ -157,3 +157,17 @@ def test_filling_a_metacopy_keeps_capabilities_and_mode(
         assert os.getxattr(ours / "moved", "security.capability") == capabilities, when
         assert stat.S_IMODE((ours / "moved").stat().st_mode) == 0o711, when
         assert (ours / "moved").read_text() == "content", when
+
+
+def test_a_metacopy_without_content_can_be_listed_and_removed(union: Mounts[UnionMount]) -> None:
+    mount = union({}, {"d": {"bad": _metacopy(5000), "good": "good"}})
+    for when in three_times(mount):
+        assert sorted(os.listdir(mount / "d")) == ["bad", "good"], when
+        assert (mount / "d" / "bad").stat().st_size == 5000, when
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            (mount / "d" / "bad").read_bytes()
+    (mount / "d" / "bad").unlink()
+    (mount / "d" / "good").unlink()
+    (mount / "d").rmdir()
+    for when in three_times(mount):
+        assert os.listdir(mount.path) == [], when

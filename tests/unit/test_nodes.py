@@ -133,10 +133,10 @@ def node(number: int, mode: int = stat.S_IFREG, position: int = 0) -> Node:
     return made
 
 
-def put(nodes: Nodes, parent: Node, name: bytes, child: Node) -> Node:
+def put(nodes: Nodes, parent: Node, name: bytes, child: Node, below: int = 0) -> Node:
     if child.number not in {known.number for known in nodes}:
         nodes.add(child)
-    nodes.add_name(child, parent, name, below=0)
+    nodes.add_name(child, parent, name, below)
     return child
 
 
@@ -187,12 +187,13 @@ def test_every_name_of_a_node_keeps_its_directory(nodes: Nodes) -> None:
     assert set(nodes.release(file)) == {file, a, b}
 
 
-def test_its_directory_still_knows_the_name_and_its_layer(nodes: Nodes) -> None:
+def test_its_directory_still_knows_each_name_and_its_layer(nodes: Nodes) -> None:
     root = nodes[ROOT_NUMBER]
-    file = put(nodes, root, b"file", node(5, position=3))
-    assert root.children == {b"file": file}
+    file = put(nodes, root, b"one", node(5, position=3), below=3)
+    put(nodes, root, b"other", file, below=2)
+    assert root.children == {b"one": file, b"other": file}
     nodes.release(file)
-    assert root.children == {b"file": 3}
+    assert root.children == {b"one": 3, b"other": 2}
     assert file.names == []
 
 
