@@ -1,11 +1,10 @@
-"""What all tests share: mounts that end with the test, and nothing left when the session ends."""
+"""What all tests share: mounts that end with the test, and nothing left when they are done."""
 
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,12 +12,8 @@ from tests.support import linux
 from tests.support.filesystems import FileSystems
 from tests.support.mounts import KernelMount, Mount, Mounts, UnionMount
 
-if TYPE_CHECKING:
-    from collections.abc import Generator
-
-    from _pytest.reports import TestReport
-
 _BASE = pytest.StashKey[Path]()
+_RECORDS = Path("/run/unionmount")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -27,6 +22,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "kernel_differs(reason): a rule that the kernel's overlayfs doesn't keep; fails if it does",
     )
     os.umask(0o022)
+    # Another process that copies the machine's mounts would keep those of a test in use. Records
+    # of mounts go with them: to another namespace a dead mount's would be a leftover.
+    linux.leave_mount_namespace()
+    _RECORDS.mkdir(exist_ok=True)
+    linux.mount("tmpfs", _RECORDS, "tmpfs")
     # With several workers, the first process makes the directory and gives each a part of it.
     if not hasattr(config, "workerinput") and not config.option.basetemp:
         base = Path(tempfile.mkdtemp(prefix="unionmount-test-"))
@@ -40,17 +40,28 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     base = config.stash.get(_BASE, None)
     if base is None:
         return
-    for entry in linux.mounts_below(base):
-        linux.umount(entry.path, linux.MNT_DETACH)
+    for point in linux.mounts_below(base):
+        linux.umount(point, linux.MNT_DETACH)
     shutil.rmtree(base)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> "Generator[None, TestReport, TestReport]":
-    report = yield
+def _fail_if_skipped(report: pytest.CollectReport | pytest.TestReport) -> None:
     if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped, but with CI set every test must run: {report.longrepr}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _fail_if_skipped(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _fail_if_skipped(report)
     return report
 
 

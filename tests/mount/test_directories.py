@@ -289,7 +289,7 @@ DIRECTORIES: dict[str, dict[str, Any]] = {
 EMPTY: list[str] = ["empty", "emptied"]
 
 
-ALL = [*DIRECTORIES, *EMPTY, "file", "other", "link"]
+ALL = [*DIRECTORIES, *EMPTY, "file", "link"]
 PAIRS = [(one, other) for one in ALL for other in ALL if one != other]
 
 

@@ -33,34 +33,34 @@ def _walk(directory: Path) -> None:
 
 
 def test_memory_does_not_grow_with_what_was_forgotten(union: Mounts[UnionMount]) -> None:
-    mount = union(_many_files(12, 2500))
+    mount = union(_many_files(10, 1000))
     sizes = []
-    for number in range(12):
+    for number in range(10):
         _walk(mount / f"d{number}")
         # The kernel forgets, and tells the daemon, which has heard it when it answers.
-        mount.drop_caches()
+        mount.drop_caches(pages=False)
         os.statvfs(mount.path)
         sizes.append(_resident(mount.pid))
-    assert sizes[-1] - sizes[3] < 2 << 20, sizes
+    assert sizes[-1] - sizes[2] < 2 << 20, sizes
 
 
 def test_memory_does_not_grow_with_what_was_removed(union: Mounts[UnionMount]) -> None:
     mount = union({"d": {}})
     sizes = []
     for _ in range(8):
-        for number in range(1000):
+        for number in range(400):
             (mount / "d" / str(number)).write_text("content")
-        for number in range(1000):
+        for number in range(400):
             (mount / "d" / str(number)).unlink()
         os.statvfs(mount.path)
         sizes.append(_resident(mount.pid))
-    assert sizes[-1] - sizes[2] < 2 << 20, sizes
+    assert sizes[-1] - sizes[2] < 1 << 20, sizes
 
 
 def test_descriptors_are_given_back(union: Mounts[UnionMount]) -> None:
     mount = union(_many_files(2, 100))
     _walk(mount.path)
-    mount.drop_caches()
+    mount.drop_caches(pages=False)
     os.statvfs(mount.path)
     before = _descriptors(mount.pid)
     for _ in range(2):
@@ -69,7 +69,7 @@ def test_descriptors_are_given_back(union: Mounts[UnionMount]) -> None:
             path.chmod(0o600)
             path.write_text("changed")
     os.rename(mount / "d0", mount / "moved")
-    mount.drop_caches()
+    mount.drop_caches(pages=False)
     os.statvfs(mount.path)
     assert _descriptors(mount.pid) <= before + 10
 
@@ -85,7 +85,7 @@ def test_10000_mapped_files_with_closed_descriptors(union: Mounts[UnionMount]) -
                 view = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
             views.append(stack.enter_context(view))
         assert len(views) == MAPS
-        mount.drop_caches()
+        mount.drop_caches(pages=False)
         assert all(view[:] == b"content" for view in views)
         (mount / "new").write_text("still works")
 

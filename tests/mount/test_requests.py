@@ -45,9 +45,10 @@ def _undisturbed(
     """Requests of `act`, measured again when anybody on this machine dropped the caches."""
     for attempt in itertools.islice(attempts, 20):
         canary = mount / f"canary{attempt}"
-        mount.path.stat()
-        prepare(mount.path, attempt)
         canary.stat()
+        prepare(mount.path, attempt)
+        # Making or removing a name has the kernel ask once more for the directory's attributes.
+        mount.path.stat()
         with mount.requests() as count:
             act(mount.path, attempt)
         with mount.requests() as lost:

@@ -37,6 +37,9 @@ def debian(cache: Path) -> Debian:
     Raises subprocess.CalledProcessError with mmdebstrap's own words when they can't be made.
     """
     sources = _sources()
+    if not sources:  # apt knows its archives only once it has been there
+        subprocess.run(["apt-get", "-qq", "update"], check=True)
+        sources = _sources()
     release = _release()
     wanted = hashlib.sha256("\n".join([*sources, *PACKAGES]).encode()).hexdigest()[:12]
     home = cache / f"{release}-{wanted}"
@@ -89,7 +92,7 @@ def _make(home: Path, release: str, sources: list[str]) -> None:
         'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --yes --no-install-recommends --download-only'
         f" -o Dir::Cache::archives={shlex.quote(str(downloads))} install {shlex.join(PACKAGES)}"
     )
-    mmdebstrap = ["mmdebstrap", "--quiet", "--variant=minbase", f"--customize-hook={fetch}"]
+    mmdebstrap = ["mmdebstrap", "--quiet", "--variant=apt", f"--customize-hook={fetch}"]
     subprocess.run([*mmdebstrap, release, str(making / "base"), str(listed)], check=True)
     _index(downloads)
     _point_apt_at_the_repository(making / "packages")

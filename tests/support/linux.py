@@ -15,11 +15,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
 AT_FDCWD = -100
-AT_SYMLINK_NOFOLLOW = 0x100
 AT_EMPTY_PATH = 0x1000
 MNT_DETACH = 2
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_BIND = 1, 2, 4, 4096
+MS_NOSUID, MS_NODEV, MS_BIND = 2, 4, 4096
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
+_MS_REC, _MS_PRIVATE = 1 << 14, 1 << 18
+_CLONE_NEWNS = 0x00020000
+_IN_CHANGES = 0x100 | 0x80 | 0x2  # created, moved here, written
 UTIME_OMIT = (1 << 30) - 2
 UTIME_NOW = (1 << 30) - 1
 XATTR_CREATE, XATTR_REPLACE = 1, 2
@@ -58,6 +60,12 @@ def umount(target: Path, flags: int = 0) -> None:
             os.sched_yield()
         else:
             return
+
+
+def leave_mount_namespace() -> None:
+    """Mount from now on where no other process sees it, but those that this one starts."""
+    _checked(_libc.unshare(_CLONE_NEWNS))
+    mount("none", Path("/"), "none", _MS_REC | _MS_PRIVATE)
 
 
 def syncfs(path: Path) -> None:
@@ -196,37 +204,36 @@ def data_extents(path: Path) -> list[tuple[int, int]]:
             extents.append((start, end))
 
 
-def drop_caches() -> None:
-    """Have the kernel forget every name, inode and page that nobody uses."""
+def drop_caches(*, pages: bool) -> None:
+    """Have the kernel forget every name and inode that nobody uses, and perhaps every page."""
     # Entries in use since the last look survive the first pass.
     for _ in range(2):
-        Path("/proc/sys/vm/drop_caches").write_text("3")
+        Path("/proc/sys/vm/drop_caches").write_text("3" if pages else "2")
 
 
-def watch_for_creation(directory: Path) -> int:
-    """An inotify descriptor that can be read when names appear in the directory or below it."""
+@contextmanager
+def watched(*directories: Path) -> Iterator[select.poll]:
+    """Has an event when names appear, or files are written, in one of the directories."""
     descriptor = _checked(_libc.inotify_init1(os.O_CLOEXEC))
-    created_or_moved = 0x100 | 0x80
-    for path in (directory, *(path for path in directory.rglob("*") if path.is_dir())):
-        _checked(_libc.inotify_add_watch(descriptor, _bytes(path), created_or_moved), path)
-    return descriptor
+    try:
+        for path in directories:
+            _checked(_libc.inotify_add_watch(descriptor, _bytes(path), _IN_CHANGES), path)
+        wake = select.poll()
+        wake.register(descriptor, select.POLLIN)
+        yield wake
+    finally:
+        os.close(descriptor)
 
 
-class MountEntry(NamedTuple):
-    number: int
-    path: Path
-
-
-def mounts_below(directory: Path) -> list[MountEntry]:
-    """The mounts at or below a directory, the last one mounted first."""
+def mounts_below(directory: Path) -> list[Path]:
+    """The mount points at or below a directory, the last one mounted first."""
     found = []
     with open("/proc/self/mountinfo", "rb") as table:
         for line in table:
-            words = line.split()
-            point = words[4].decode("unicode_escape").encode("latin-1")
+            point = line.split()[4].decode("unicode_escape").encode("latin-1")
             path = Path(os.fsdecode(point))
             if path == directory or directory in path.parents:
-                found.append(MountEntry(int(words[0]), path))
+                found.append(path)
     return found[::-1]
 
 
