@@ -63,7 +63,7 @@ class UnionOperations(pyfuse3.Operations):
     @_answering
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         try:
-            return self._entry(self._filesystem.lookup(parent_inode, name))
+            return self._given(self._filesystem.lookup(parent_inode, name))
         except FileNotFoundError:
             return ABSENT
 
@@ -79,31 +79,31 @@ class UnionOperations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         file, node = self._filesystem.create(parent_inode, name, mode, flags, _caller(ctx))
-        return open_reply(file.descriptor), self._entry(node)
+        return open_reply(file.descriptor), self._given(node)
 
     @_answering
     async def mknod(
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
-        return self._entry(self._filesystem.mknod(parent_inode, name, mode, rdev, _caller(ctx)))
+        return self._given(self._filesystem.mknod(parent_inode, name, mode, rdev, _caller(ctx)))
 
     @_answering
     async def mkdir(
         self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
     ) -> EntryAttributes:
-        return self._entry(self._filesystem.mkdir(parent_inode, name, mode, _caller(ctx)))
+        return self._given(self._filesystem.mkdir(parent_inode, name, mode, _caller(ctx)))
 
     @_answering
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
     ) -> EntryAttributes:
-        return self._entry(self._filesystem.symlink(parent_inode, name, target, _caller(ctx)))
+        return self._given(self._filesystem.symlink(parent_inode, name, target, _caller(ctx)))
 
     @_answering
     async def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
     ) -> EntryAttributes:
-        return self._entry(await self._filesystem.link(inode, new_parent_inode, new_name))
+        return self._given(await self._filesystem.link(inode, new_parent_inode, new_name))
 
     @_answering
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
@@ -223,6 +223,14 @@ class UnionOperations(pyfuse3.Operations):
             setattr(reply, field, getattr(has, field))
         reply.f_namemax = NAME_MAX
         return reply
+
+    def _given(self, node: Node) -> EntryAttributes:
+        """The reply that gives the kernel the reference which was counted for it."""
+        try:
+            return self._entry(node)
+        except BaseException:
+            self._filesystem.forget(node.number, 1)
+            raise
 
     def _entry(self, node: Node) -> EntryAttributes:
         return attributes_reply(node.number, self._filesystem.status(node))
