@@ -45,6 +45,12 @@ def visible_at(point: bytes) -> Mount | None:
     return found[-1] if found else None
 
 
+def is_union(point: bytes) -> bool:
+    """Whether what shows at *point* is a union."""
+    mount = visible_at(point)
+    return mount is not None and mount.kind == TYPE
+
+
 def is_dead(point: bytes) -> bool:
     """Whether the mount at *point* is one of FUSE whose process is gone (ENOTCONN)."""
     try:

@@ -38,8 +38,7 @@ def clear_mount_point(point: bytes) -> list[str]:
     while mounts.is_dead(point):
         _remove_dead(point)
         notes.append(f"{name}: removed the mount of a unionmount process that is gone")
-    mount = mounts.visible_at(point)
-    if mount is not None and mount.kind == mounts.TYPE:
+    if mounts.is_union(point):
         raise UnionError(f"mount point {name}: a union is mounted on it; unmount that first")
     try:
         if os.listdir(point):

@@ -109,13 +109,15 @@ def start(plan: Plan, *, bound: bool = False) -> int:
         )
     try:
         os.statvfs(plan.point)
+        reason = None if mounts.is_union(plan.point) else "it has ended"
     except OSError as error:
+        reason = error.strerror
         with contextlib.suppress(OSError):
             mounts.detach(plan.point)
+    if reason is not None:
         raise UnionError(
-            f"{os.fsdecode(plan.point)}: mounted, but it does not answer ({error.strerror});"
-            " see the log"
-        ) from error
+            f"{os.fsdecode(plan.point)}: mounted, but it does not answer ({reason}); see the log"
+        )
     return process
 
 
@@ -350,8 +352,7 @@ def _mounted(plan: Plan, operations: UnionOperations) -> Iterator[None]:
     finally:
         pyfuse3.close(unmount=False)
         # It still is there if serving failed, and answers nobody any more.
-        mount = mounts.visible_at(plan.point)
-        if mount is not None and mount.kind == mounts.TYPE and mounts.is_dead(plan.point):
+        if mounts.is_union(plan.point) and mounts.is_dead(plan.point):
             mounts.detach(plan.point)
 
 
