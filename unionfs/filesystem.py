@@ -258,7 +258,8 @@ class Filesystem:
         assert node.upper is not None
         entry, upper = node.upper.entry, self._tree.upper
         if not node.lower:
-            if target.lower and not entry.opaque:
+            if target.lower:
+                # Whatever made it opaque may be no mark of its own (a ``.wh.`` file beside it).
                 upper.set_mark(entry.handle, markers.OPAQUE, markers.OPAQUE_YES)
                 entry.opaque = True
             return

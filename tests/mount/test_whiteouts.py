@@ -382,3 +382,14 @@ def test_opaque_directories_are_right_in_any_order_of_lookup(
         for name in names:
             assert os.path.lexists(mount / name) == os.path.lexists(oracle / name), (name, when)
         assert differences(snapshot(mount.path), expected) == [], when
+
+
+def test_an_upper_that_was_unpacked_from_an_image(union: Mounts[UnionMount]) -> None:
+    """What makes a directory opaque there lies beside it, and does not move along with it."""
+    base: Tree = {"d": {"old": "base"}, "e": {"old": "base"}, "f": "base"}
+    mount = union(base, upper={".wh.d": "", "d": {"new": "upper"}, ".wh.e": "", ".wh.f": ""})
+    assert tree(mount.path) == {"d": {"new": "upper"}}
+    os.rename(mount / "d", mount / "e")
+    (mount / "f").mkdir()
+    for when in three_times(mount):
+        assert tree(mount.path) == {"e": {"new": "upper"}, "f": {}}, when
