@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "kernel_differs(reason): a rule that the kernel's overlayfs doesn't keep; fails if it does",
     )
     os.umask(0o022)
+    # A shell starts what runs in the background with this ignored, and commands would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Another process that copies the machine's mounts would keep those of a test in use. Records
     # of mounts go with them: to another namespace a dead mount's would be a leftover.
     linux.leave_mount_namespace()
