@@ -398,13 +398,18 @@ class Filesystem:
 
     # Open files
 
-    async def open(self, number: int, flags: int) -> OpenFile:
-        """Open a regular file; to write brings it to the upper."""
+    async def open(self, number: int, flags: int, *, privileged: bool) -> OpenFile:
+        """Open a regular file; to write brings it to the upper.
+
+        privileged: whether set-user-ID and set-group-ID stay when it is truncated.
+        """
         node = self._node(number)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if writable or flags & os.O_TRUNC:
             await self._tree.copy_up(node, 0 if flags & os.O_TRUNC else None)
             descriptor = self._tree.open_upper(node, flags & ~_NOT_PASSED_ON)
+            if flags & os.O_TRUNC and not privileged:
+                _drop_privileges(descriptor)
         else:
             source = self._tree.content(node)
             if source is node.upper:
@@ -548,6 +553,17 @@ def _check_name(name: bytes) -> None:
     # The kernel passes names on that are longer than any layer can have.
     if len(name) > NAME_MAX:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+
+
+def _drop_privileges(descriptor: int) -> None:
+    """What Linux takes from a file that is written to (setattr_should_drop_suidgid of fs/attr.c).
+
+    The kernel does it for writes and truncations, but leaves an opening one (O_TRUNC) to us.
+    """
+    mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    dropped = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
+    if mode & dropped:
+        os.fchmod(descriptor, mode & ~dropped)
 
 
 def _upper_place(directory: Node) -> Place:

@@ -285,11 +285,17 @@ class Tree:
         node = Node(number, identity, attributes.st_mode, upper, lower)
         if upper is not None and key is not None:
             node.index_key = key
-            node.links = self._links(upper, lower or self._below(parent, name))
+            node.links = self._links(upper, lower or self._indexed_below(parent, name, key))
         return node
 
-    def _below(self, parent: Node, name: bytes) -> Sequence[Source]:
-        return merge.resolve(self._layers, parent.lower, name)
+    def _indexed_below(self, parent: Node, name: bytes, key: bytes) -> Sequence[Source]:
+        """The lower inode of an index entry, if it is what lies below this name."""
+        sources = merge.resolve(self._layers, parent.lower, name)
+        if sources and not sources[0].entry.is_directory:
+            first = sources[0]
+            if copyup.index_key(first, first.layer.origin(first.entry)) == key:
+                return sources
+        return ()
 
     def _links(self, upper: Source, lower: Sequence[Source]) -> int:
         """How many names an indexed inode has in the union."""
@@ -429,6 +435,7 @@ class Tree:
         if key is not None:
             for parent, name, _ in list(node.names):
                 self._link_up(node, parent, name)
+            upper.set_links_by_upper(place, node.links)
 
     def _place(self, node: Node, scratch: bytes, key: bytes | None) -> Place:
         """Move a complete copy to where it belongs; answers its place."""

@@ -82,7 +82,7 @@ def _check_modes(mount: Mount, name: str, mode: int, changes: Iterable[str]) -> 
 
 
 def test_set_user_id_is_cleared_by_another_users_write(both: Mounts[Mount]) -> None:
-    changes = ["write", "append", "truncate"]
+    changes = ["write", "append", "truncate", "truncating open"]
     mount = both(dict.fromkeys(changes, LAYER))
     with linux.user(1001):
         for change in changes:

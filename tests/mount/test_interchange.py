@@ -163,3 +163,30 @@ def test_an_upper_that_the_kernel_wrote_with_metacopy(
     for when in three_times(mount):
         shown = {"file": "content and more", "d": {"back": "deep"}}
         assert tree(mount.path) == shown, when
+
+
+def test_links_are_counted_after_the_kernel_moved_one_over_another(
+    union: Mounts[UnionMount], kernel: Mounts[KernelMount]
+) -> None:
+    layer: Tree = {
+        "a": "x",
+        "b": HardLink("a"),
+        "c": "y",
+        "d": HardLink("c"),
+        "e": HardLink("c"),
+    }
+    ours = union(layer)
+    for name in "cde":
+        (ours / name).stat()
+    (ours / "c").chmod(0o600)
+    ours.unmount()
+    theirs = kernel(*ours.layers, upper=ours.changes, work=ours.work)
+    (theirs / "a").unlink()
+    os.rename(theirs / "c", theirs / "a")
+    theirs.unmount()
+    ours.mount()
+    assert [(ours / name).stat().st_nlink for name in "ade"] == [3, 3, 3]
+    (ours / "d").unlink()
+    (ours / "e").unlink()
+    for when in three_times(ours):
+        assert (ours / "a").stat().st_nlink == 1, when

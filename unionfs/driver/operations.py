@@ -174,7 +174,8 @@ class UnionOperations(pyfuse3.Operations):
 
     @_answering
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
-        return open_reply((await self._filesystem.open(inode, flags)).descriptor)
+        file = await self._filesystem.open(inode, flags, privileged=ctx.uid == 0)
+        return open_reply(file.descriptor)
 
     @_answering
     async def read(self, fh: int, off: int, size: int) -> bytes:
