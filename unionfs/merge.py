@@ -37,7 +37,7 @@ class _Search:
     path: bytes | None = None
 
     def follow(self, redirect: bytes) -> None:
-        if redirect.startswith(b"/"):
+        if _starts_anew(redirect):
             self.path = redirect
         elif self.path is not None:
             self.path = self.path[: self.path.rindex(b"/") + 1] + redirect
@@ -66,6 +66,7 @@ def resolve(
                 break
             if entry.redirect is not None:
                 search.follow(entry.redirect)
+                blocked = blocked and not _starts_anew(entry.redirect)
         if blocked or entry is WHITEOUT:
             break
     return found
@@ -93,6 +94,7 @@ def content(layers: Sequence[Layer], parents: Stack, name: bytes, top: Source) -
                 return Source(position, layer, entry)
             if redirect:
                 search.follow(redirect)
+                blocked = blocked and not _starts_anew(redirect)
         if blocked or entry is WHITEOUT:
             break
     raise OSError(errno.EIO, "a metacopy file without the file it is a copy of", top.layer.identity)
@@ -135,6 +137,14 @@ def _descend(
             yield position, layers[position], None
 
 
+def _starts_anew(redirect: bytes) -> bool:
+    """Whether a redirect leads from the root, whatever is opaque on the way to it.
+
+    (fs/overlayfs/namei.c, ovl_check_redirect, says why.)
+    """
+    return redirect.startswith(b"/")
+
+
 def _look(
     layer: Layer, directory: Entry | None, search: _Search
 ) -> tuple[Entry | Mark | None, bool]:
@@ -165,8 +175,9 @@ def _walk(layer: Layer, search: _Search) -> tuple[Entry | Mark | None, bool]:
         redirect = entry.redirect
         if redirect is None:
             below += b"/" + name
-        elif redirect.startswith(b"/"):
+        elif _starts_anew(redirect):
             below = redirect
+            blocked = entry.opaque
         else:
             below += b"/" + redirect
         directory = entry

@@ -147,3 +147,13 @@ def test_a_directory_below_one_that_a_layer_renamed_can_be_renamed(both: Mounts[
     os.rename(mount / "c" / "deep", mount / "d")
     for when in three_times(mount):
         assert tree(mount.path) == {"b": {}, "c": {"file": "base"}, "d": {"x": "deep"}}, when
+
+
+def test_an_absolute_redirect_leads_out_of_an_opaque_directory(both: Mounts[Mount]) -> None:
+    mount = both(
+        {"x": {"file": "base"}, "o": {"hidden": ""}},
+        {"o": opaque({"y": redirect({}, "/x")}), "x": WHITEOUT},
+    )
+    os.rename(mount / "o" / "y", mount / "z")
+    for when in three_times(mount):
+        assert tree(mount.path) == {"o": {}, "z": {"file": "base"}}, when

@@ -393,3 +393,14 @@ def test_an_upper_that_was_unpacked_from_an_image(union: Mounts[UnionMount]) -> 
     (mount / "f").mkdir()
     for when in three_times(mount):
         assert tree(mount.path) == {"e": {"new": "upper"}, "f": {}}, when
+
+
+@pytest.mark.kernel_differs("lists the name, but doesn't find it")
+def test_the_whiteout_attribute_means_nothing_in_the_upper(both: Mounts[Mount]) -> None:
+    mount = both({"d": {"a": "base"}}, upper={"d": holds_xwhiteouts({"a": xwhiteout()})})
+    for when in three_times(mount):
+        assert tree(mount.path) == {"d": {"a": ""}}, when
+    (mount / "d" / "a").unlink()
+    (mount / "d" / "a").mkdir()
+    for when in three_times(mount):
+        assert tree(mount.path) == {"d": {"a": {}}}, when

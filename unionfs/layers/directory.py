@@ -38,6 +38,7 @@ class DirectoryLayer:
     ) -> None:
         self._path = os.path.realpath(path)
         self._oci = dialects is Dialects.AUTO
+        self._writable = writable
         self._filesystems: dict[int, bytes] = {}
         plain = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -185,7 +186,8 @@ class DirectoryLayer:
     def _directory(self, place: Place, attributes: os.stat_result, hidden: bool) -> Entry:
         present = places.listxattr(place)
         opaque = _mark(place, markers.OPAQUE, present)
-        place.whiteout_attributes = opaque == markers.OPAQUE_WITH_WHITEOUTS
+        # They are for lower layers only (overlayfs.rst).
+        place.whiteout_attributes = not self._writable and opaque == markers.OPAQUE_WITH_WHITEOUTS
         return Entry(
             attributes,
             place,
