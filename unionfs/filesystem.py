@@ -93,9 +93,7 @@ class Filesystem:
     def lookup(self, parent: int, name: bytes) -> Node:
         """The node called *name*, one more reference on it for the kernel."""
         _check_name(name)
-        node = self._tree.lookup(self._node(parent), name)
-        node.lookups += 1
-        return node
+        return self._known(self._tree.lookup(self._node(parent), name))
 
     def forget(self, number: int, count: int) -> None:
         """The kernel gives up *count* references."""
@@ -113,8 +111,8 @@ class Filesystem:
         except BaseException:
             os.close(descriptor)
             raise
-        node.lookups += 1
-        return self._opened(node, descriptor, writable=flags & os.O_ACCMODE != os.O_RDONLY), node
+        file = self._opened(node, descriptor, writable=flags & os.O_ACCMODE != os.O_RDONLY)
+        return file, self._known(node)
 
     def mknod(self, parent: int, name: bytes, mode: int, device: int, caller: Caller) -> Node:
         """Make a file, device, socket or FIFO."""
@@ -176,7 +174,6 @@ class Filesystem:
             place = node.upper.entry.handle
         self._tree.upper.remove_directory(place, present=node.upper is not None, covers=covers)
         self._nodes.drop_name(node, directory, name)
-        node.removed = True
         self._tree.release(node)
 
     async def rename(
@@ -289,7 +286,6 @@ class Filesystem:
             with places.outliving(place):
                 move()
         self._nodes.drop_name(node, *spot)
-        node.removed = True
 
     # Attributes
 

@@ -89,7 +89,7 @@ class Node:
     upper: where it is in the upper, if it is there.
     lower: what it consists of below: for a directory all that merge, topmost first; for anything
         else one source, or none when it was found in the upper.
-    names: what it is called; removed: no name is left.
+    names: what it is called.
     index_key, links: for a copied-up inode that has several names below: its entry in the index,
         and how many names the union has (otherwise the attributes tell).
     content: for a regular file, once asked for: the source of its content.
@@ -111,7 +111,6 @@ class Node:
         "mode",
         "names",
         "number",
-        "removed",
         "upper",
     )
 
@@ -136,7 +135,6 @@ class Node:
         self.files: set[OpenFile] = set()
         self.lookups = 0
         self.known_below = 0
-        self.removed = False
 
     @property
     def is_directory(self) -> bool:
@@ -145,6 +143,11 @@ class Node:
     @property
     def is_regular(self) -> bool:
         return self.mode == stat.S_IFREG
+
+    @property
+    def removed(self) -> bool:
+        """Whether no name leads here any more."""
+        return not self.names and self.number != ROOT_NUMBER
 
     @property
     def top(self) -> Source:

@@ -44,7 +44,7 @@ class Tree:
             self._layers.append(upper.layer)
         self._numbering = Numbering(self._layers)
         self._copying: dict[Node, trio.Lock] = {}
-        self.root: Final = self._root()
+        self.nodes.add(self._root())
 
     @property
     def upper(self) -> Upper:
@@ -168,7 +168,6 @@ class Tree:
                     place.parent, place.name = refuge
             yield
         self.nodes.drop_name(node, parent, name)
-        node.removed = not node.names
         if node.index_key is not None:
             node.links -= 1
             if last:
@@ -242,9 +241,7 @@ class Tree:
         first = upper or sources[0]
         attributes = first.entry.attributes
         identity = self._numbering.identity(first.position, attributes)
-        root = Node(ROOT_NUMBER, identity, attributes.st_mode, upper, sources)
-        self.nodes.add(root)
-        return root
+        return Node(ROOT_NUMBER, identity, attributes.st_mode, upper, sources)
 
     def _discover(self, parent: Node, name: bytes, sources: list[Source]) -> Node:
         first = sources[0]
@@ -318,7 +315,6 @@ class Tree:
         self, known: Node, found: Node, parent: Node, name: bytes, below: int | None
     ) -> None:
         self.nodes.add_name(known, parent, name, below)
-        known.removed = False
         if not known.lower:
             known.lower = found.lower
         if known.upper is not None and found.upper is not None:
@@ -356,7 +352,8 @@ class Tree:
             await self._fill_metacopy(node)
             return
         upper, source = self.upper, node.lower[0]
-        self._raise_parents(node)
+        for parent, _, _ in node.names:
+            self.raise_directory(parent)
         origin = source.layer.origin(source.entry)
         marks = [(markers.NUMBER, b"%d" % node.number)]
         if origin is not None:
@@ -395,20 +392,17 @@ class Tree:
         _, layer, entry = self.content(node)
         assert node.upper is not None
         source_fd = layer.open(entry)
-        target_fd = self.open_upper(node, os.O_RDWR)
-
         try:
-            await trio.to_thread.run_sync(copyup.fill_metacopy, source_fd, target_fd)
+            target_fd = self.open_upper(node, os.O_RDWR)
+            try:
+                await trio.to_thread.run_sync(copyup.fill_metacopy, source_fd, target_fd)
+            finally:
+                os.close(target_fd)
         finally:
             os.close(source_fd)
-            os.close(target_fd)
         self.upper.remove_mark(node.upper.entry.handle, markers.METACOPY)
         node.content = node.upper
         self._rebind(node)
-
-    def _raise_parents(self, node: Node) -> None:
-        for parent, _, _ in node.names:
-            self.raise_directory(parent)
 
     def _raise_one(self, node: Node) -> None:
         upper, source = self.upper, node.lower[0]

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 
 from unionfs import syscalls
 from unionfs.layers import markers, places
-from unionfs.layers.directory import DirectoryLayer
+from unionfs.layers.directory import DirectoryLayer, read_mark
 from unionfs.layers.markers import Dialects
 from unionfs.layers.places import Place
 from unionfs.model import Caller
@@ -25,6 +25,8 @@ from unionfs.workdir import DIRECTORY, WorkDirectory, names_in
 
 _T = TypeVar("_T")
 
+_DIGITS_MAX: Final = 20  # of a number of 64 bits
+_LINKS_MAX: Final = 1 << 32
 _LINKS: Final = re.compile(rb"([LU])([+-]\d+)")
 
 
@@ -61,6 +63,7 @@ class Upper:
                 self._work.mark_volatile()
             index_fd = self._work.index.descriptor
             self.indexed = {os.fsencode(name) for name in os.listdir(index_fd)}
+            self._sweep_index()
             undo.pop_all()
 
     def close(self) -> None:
@@ -282,9 +285,23 @@ class Upper:
             )
 
     def drop_index(self, key: bytes) -> None:
-        """Remove the index entry of an inode that has no name left."""
+        """Remove the index entry of an inode that has no name left.
+
+        Its names are gone, so that failing here is no error: the next mount tries again.
+        """
         self.indexed.discard(key)
-        os.unlink(key, dir_fd=self._work.index.descriptor)
+        with contextlib.suppress(OSError):
+            os.unlink(key, dir_fd=self._work.index.descriptor)
+
+    def _sweep_index(self) -> None:
+        """Remove the entries whose last name went when a mount was killed before they did."""
+        for key in list(self.indexed):
+            place = self.index_place(key)
+            status = places.status(place)
+            alone = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+            # A count relative to the lower inode's, which is not known here, keeps the entry.
+            if alone and self.links(place, 1, _LINKS_MAX) == 0:
+                self.drop_index(key)
 
     # Changing what is there
 
@@ -318,22 +335,18 @@ class Upper:
 
     def number(self, place: Place) -> int | None:
         """The inode number that a copied-up entry had below, if it has the mark."""
-        names = places.listxattr(place)
-        for name in markers.spellings(markers.NUMBER):
-            if name in names:
-                value = places.getxattr(place, name)
-                return int(value) if value.isdigit() and len(value) <= 20 else None
-        return None
+        value = read_mark(place, markers.NUMBER, places.listxattr(place))
+        if value is None or not value.isdigit() or len(value) > _DIGITS_MAX:
+            return None
+        return int(value)
 
     def recorded_index_key(self, place: Place) -> bytes | None:
         """The name in the index of an upper inode, as its own marks have it."""
-        names = places.listxattr(place)
-        for mark in (markers.ORIGIN, markers.INDEX):
-            for name in markers.spellings(mark):
-                if name in names:
-                    value = places.getxattr(place, name)
-                    return value.hex().encode() if mark == markers.ORIGIN else value
-        return None
+        present = places.listxattr(place)
+        origin = read_mark(place, markers.ORIGIN, present)
+        if origin is not None:
+            return origin.hex().encode()
+        return read_mark(place, markers.INDEX, present)
 
     def links(self, place: Place, upper_links: int, lower_links: int) -> int:
         """How many names of an indexed inode the union has.

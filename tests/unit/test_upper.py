@@ -540,3 +540,19 @@ def test_a_link_in_a_places_stead_is_never_followed(make: Make, tmp_path: Path) 
     status = (tmp_path / "outside").stat()
     assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (0, 0o600)
     assert (tmp_path / "upper/link").lstat().st_uid == 1000
+
+
+def test_an_index_entry_whose_last_name_went_is_swept(tmp_path: Path) -> None:
+    """The mount was killed between the two; entries that lower names need stay."""
+    counts = {b"gone": b"U-1", b"used": b"U+1", b"below": b"L-1", b"unmarked": None}
+    (tmp_path / "upper").mkdir()
+    index = tmp_path / "work" / "index"
+    index.mkdir(parents=True)
+    for key, count in counts.items():
+        (index / os.fsdecode(key)).write_text("content")
+        if count is not None:
+            os.setxattr(index / os.fsdecode(key), "trusted.overlay.nlink", count)
+    opened = Upper(os.fsencode(tmp_path / "upper"), os.fsencode(tmp_path / "work"))
+    assert opened.indexed == {b"used", b"below", b"unmarked"}
+    assert sorted(os.listdir(index)) == ["below", "unmarked", "used"]
+    opened.close()

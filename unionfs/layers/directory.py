@@ -185,7 +185,7 @@ class DirectoryLayer:
 
     def _directory(self, place: Place, attributes: os.stat_result, hidden: bool) -> Entry:
         present = places.listxattr(place)
-        opaque = _mark(place, markers.OPAQUE, present)
+        opaque = read_mark(place, markers.OPAQUE, present)
         # They are for lower layers only (overlayfs.rst).
         place.whiteout_attributes = not self._writable and opaque == markers.OPAQUE_WITH_WHITEOUTS
         return Entry(
@@ -222,7 +222,7 @@ class DirectoryLayer:
         return any(name in present for name in markers.spellings(markers.WHITEOUT_ATTRIBUTE))
 
     def _redirect(self, place: Place, present: Sequence[bytes]) -> bytes | None:
-        value = _mark(place, markers.REDIRECT, present)
+        value = read_mark(place, markers.REDIRECT, present)
         if value is None:
             return None
         names = value[1:].split(b"/") if value.startswith(b"/") else [value]
@@ -245,7 +245,8 @@ class DirectoryLayer:
         return known
 
 
-def _mark(place: Place, mark: bytes, present: Sequence[bytes]) -> bytes | None:
+def read_mark(place: Place, mark: bytes, present: Sequence[bytes]) -> bytes | None:
+    """The value of a mark in the spelling that wins; *present* is what ``listxattr`` gave."""
     for name in markers.spellings(mark):
         if name in present:
             return places.getxattr(place, name)
