@@ -17,6 +17,23 @@ _BASE = pytest.StashKey[Path]()
 _RECORDS = Path("/run/unionmount")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--campaign",
+        type=int,
+        default=1,
+        metavar="N",
+        help="make the long campaigns (random work, crashes, faults, load) N times as long",
+    )
+
+
+@pytest.fixture(scope="session")
+def campaign(pytestconfig: pytest.Config) -> int:
+    """How many times its short form a campaign should be."""
+    factor: int = pytestconfig.getoption("campaign")
+    return factor
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
