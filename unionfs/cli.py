@@ -43,6 +43,10 @@ mount options (-o, separated by commas; a backslash protects a comma):
                                         set-user-ID files have no effect
   volatile                              sync nothing; after a crash the upper is not to be used
   allow_other, allow_root               who besides you may use it (root's mounts: everyone)
+  uidmapping=STORED:SHOWN:LENGTH[:...], gidmapping=...
+                                        owners of layers and upper show as others in the mount
+  squash_to_root, squash_to_uid=ID, squash_to_gid=ID
+                                        every owner shows as this one and can't be changed
   fsname=NAME                           the source that mount tables show
   debug                                 print every request; implies --foreground
   Options for mount(8) and fstab(5), and those of overlayfs and fuse-overlayfs that ask for what

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from unionfs.model import UnionError
+from unionfs.owners import ID_MAX, Ids, Owners, Range
 
 
 class UsageError(UnionError):
@@ -24,6 +25,7 @@ class Options:
     fsname: what mount tables show as the source.
     flags: those of ``ro dev suid noexec sync dirsync noatime allow_other allow_root volatile
         userxattr debug`` that are on.
+    owners: how owners show.
     """
 
     lower: tuple[bytes, ...] = ()
@@ -31,6 +33,7 @@ class Options:
     work: bytes | None = None
     fsname: bytes | None = None
     flags: frozenset[str] = frozenset()
+    owners: Owners = field(default_factory=Owners)
 
 
 _SWITCHES: Final[Mapping[str, tuple[str, bool]]] = {
@@ -85,11 +88,6 @@ _REFUSED: Final[Mapping[str, str]] = {
     "defcontext": _SELINUX,
     "rootcontext": _SELINUX,
     "datadir+": _MISSING,
-    "uidmapping": _MISSING,
-    "gidmapping": _MISSING,
-    "squash_to_root": _MISSING,
-    "squash_to_uid": _MISSING,
-    "squash_to_gid": _MISSING,
     "static_nlink": _MISSING,
     "xattr_permissions": _MISSING,
     "noxattrs": _MISSING,
@@ -102,6 +100,11 @@ _REFUSED: Final[Mapping[str, str]] = {
     "auto_unmount": _MISSING,
     "override_creds": _MISSING,
 }
+
+# How owners show, as in fuse-overlayfs.
+_MAPPINGS: Final = ("uidmapping", "gidmapping")
+_SQUASHES: Final = ("squash_to_uid", "squash_to_gid")
+_RANGES_MAX: Final = 340  # as many as a user namespace has (user_namespaces(7))
 
 _PATHS: Final = ("lowerdir", "lowerdir+", "upperdir", "workdir", "fsname")
 
@@ -117,6 +120,8 @@ def parse(words: Iterable[str]) -> Options:
     paths: dict[str, bytes] = {}
     lower: list[bytes] = []
     switches: dict[str, bool] = {}
+    ranges: dict[str, tuple[Range, ...]] = {}
+    squashed: dict[str, int] = {}
     for option in (piece for word in words for piece in _split(word, ",")):
         name, equals, value = option.partition("=")
         if equals and name in _PATHS:
@@ -128,6 +133,12 @@ def parse(words: Iterable[str]) -> Options:
                 lower.insert(0, _plain(value))
             else:
                 paths[name] = _plain(value)
+        elif name in _MAPPINGS:
+            ranges[name] = _ranges(option, value)
+        elif name in _SQUASHES:
+            squashed[name] = _id(option, value)
+        elif option == "squash_to_root":
+            squashed = dict.fromkeys(_SQUASHES, 0)
         elif option in _SWITCHES:
             switch, on = _SWITCHES[option]
             switches[switch] = on
@@ -139,7 +150,38 @@ def parse(words: Iterable[str]) -> Options:
         work=paths.get("workdir"),
         fsname=paths.get("fsname"),
         flags=frozenset(switch for switch, on in switches.items() if on),
+        owners=Owners(
+            *(
+                Ids(ranges.get(mapping, ()), squashed.get(squash))
+                for mapping, squash in zip(_MAPPINGS, _SQUASHES, strict=True)
+            )
+        ),
     )
+
+
+def _ranges(option: str, value: str) -> tuple[Range, ...]:
+    """The ranges in *value*, STORED:SHOWN:LENGTH and so on."""
+    numbers = [_id(option, number) for number in value.split(":")]
+    if len(numbers) % 3:
+        raise UsageError(f"-o {option}: needs STORED:SHOWN:LENGTH, once or more")
+    ranges = tuple(Range(*numbers[at : at + 3]) for at in range(0, len(numbers), 3))
+    if len(ranges) > _RANGES_MAX:
+        raise UsageError(f"-o {option}: more than {_RANGES_MAX} ranges")
+    for side in ("stored", "shown"):
+        end = 0
+        for start, length in sorted((getattr(piece, side), piece.length) for piece in ranges):
+            if length == 0 or start + length > ID_MAX + 1:
+                raise UsageError(f"-o {option}: a range can't have {length} ids from {start} on")
+            if start < end:
+                raise UsageError(f"-o {option}: id {start} is in two ranges")
+            end = start + length
+    return ranges
+
+
+def _id(option: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(ID_MAX))):
+        raise UsageError(f"-o {option}: {text or 'nothing'} is not a number of an owner")
+    return int(text)
 
 
 def _lower(value: str) -> list[bytes]:

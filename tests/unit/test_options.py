@@ -96,7 +96,6 @@ def test_what_mount_passes_and_what_holds_anyway_is_accepted(option: str) -> Non
         ("index", "only index=on"),
         ("remount", "unmount it and mount it again"),
         ("context=system_u:object_r:x", "SELinux"),
-        ("uidmapping=0:1:2", "not supported yet"),
     ],
 )
 def test_other_options_are_refused_with_the_reason(option: str, reason: str) -> None:

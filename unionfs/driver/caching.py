@@ -10,6 +10,7 @@ from typing import Final
 
 import pyfuse3
 
+from unionfs.owners import Owners
 from unionfs.tree import Status
 
 _FOREVER: Final = 10 * 365 * 24 * 3600
@@ -28,8 +29,8 @@ ABSENT: Final = _absent()
 """The reply to a lookup of a name that is not there."""
 
 
-def attributes_reply(number: int, status: Status) -> pyfuse3.EntryAttributes:
-    """The reply that gives a node's number and attributes."""
+def attributes_reply(number: int, status: Status, owners: Owners) -> pyfuse3.EntryAttributes:
+    """The reply that gives a node's number and attributes, with its owner as it shows."""
     attributes = status.attributes
     reply = pyfuse3.EntryAttributes()
     reply.st_ino = number
@@ -37,8 +38,8 @@ def attributes_reply(number: int, status: Status) -> pyfuse3.EntryAttributes:
     reply.attr_timeout = _FOREVER
     reply.st_mode = attributes.st_mode
     reply.st_nlink = status.links
-    reply.st_uid = attributes.st_uid
-    reply.st_gid = attributes.st_gid
+    reply.st_uid = owners.users.shown(attributes.st_uid)
+    reply.st_gid = owners.groups.shown(attributes.st_gid)
     reply.st_rdev = attributes.st_rdev
     reply.st_size = attributes.st_size
     reply.st_blksize = attributes.st_blksize

@@ -15,6 +15,7 @@ from unionfs.driver.caching import ABSENT, attributes_reply, open_reply
 from unionfs.filesystem import Changes, Filesystem
 from unionfs.model import NAME_MAX, Caller
 from unionfs.nodes import Node
+from unionfs.owners import Owners
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -48,15 +49,16 @@ def _answering(
 
 
 class UnionOperations(pyfuse3.Operations):
-    """The requests of one mount, for one filesystem."""
+    """The requests of one mount, for one filesystem; its owners show as *owners* says."""
 
     supports_dot_lookup = False
     enable_writeback_cache = False
     enable_acl = True
 
-    def __init__(self, filesystem: Filesystem) -> None:
+    def __init__(self, filesystem: Filesystem, owners: Owners) -> None:
         super().__init__()
         self._filesystem = filesystem
+        self._owners = owners
 
     # Names
 
@@ -78,26 +80,28 @@ class UnionOperations(pyfuse3.Operations):
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        file, node = self._filesystem.create(parent_inode, name, mode, flags, _caller(ctx))
+        file, node = self._filesystem.create(parent_inode, name, mode, flags, self._caller(ctx))
         return open_reply(file.descriptor), self._given(node)
 
     @_answering
     async def mknod(
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
-        return self._given(self._filesystem.mknod(parent_inode, name, mode, rdev, _caller(ctx)))
+        return self._given(
+            self._filesystem.mknod(parent_inode, name, mode, rdev, self._caller(ctx))
+        )
 
     @_answering
     async def mkdir(
         self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
     ) -> EntryAttributes:
-        return self._given(self._filesystem.mkdir(parent_inode, name, mode, _caller(ctx)))
+        return self._given(self._filesystem.mkdir(parent_inode, name, mode, self._caller(ctx)))
 
     @_answering
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
     ) -> EntryAttributes:
-        return self._given(self._filesystem.symlink(parent_inode, name, target, _caller(ctx)))
+        return self._given(self._filesystem.symlink(parent_inode, name, target, self._caller(ctx)))
 
     @_answering
     async def link(
@@ -142,8 +146,8 @@ class UnionOperations(pyfuse3.Operations):
     ) -> EntryAttributes:
         changes = Changes(
             mode=attr.st_mode if fields.update_mode else None,
-            uid=attr.st_uid if fields.update_uid else None,
-            gid=attr.st_gid if fields.update_gid else None,
+            uid=self._owners.users.changed(attr.st_uid) if fields.update_uid else None,
+            gid=self._owners.groups.changed(attr.st_gid) if fields.update_gid else None,
             size=attr.st_size if fields.update_size else None,
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
@@ -156,11 +160,12 @@ class UnionOperations(pyfuse3.Operations):
 
     @_answering
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
-        await self._filesystem.setxattr(inode, name, value, _Groups(ctx))
+        value = self._owners.stored_value(name, value)
+        await self._filesystem.setxattr(inode, name, value, self._groups(ctx))
 
     @_answering
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
-        return self._filesystem.getxattr(inode, name)
+        return self._owners.shown_value(name, self._filesystem.getxattr(inode, name))
 
     @_answering
     async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
@@ -234,7 +239,25 @@ class UnionOperations(pyfuse3.Operations):
             raise
 
     def _entry(self, node: Node) -> EntryAttributes:
-        return attributes_reply(node.number, self._filesystem.status(node))
+        return attributes_reply(node.number, self._filesystem.status(node), self._owners)
+
+    def _caller(self, context: RequestContext) -> Caller:
+        return Caller(
+            self._owners.users.stored(context.uid, errno.EOVERFLOW),
+            self._owners.groups.stored(context.gid, errno.EOVERFLOW),
+            context.umask,
+        )
+
+    def _groups(self, context: RequestContext) -> Callable[[int], bool]:
+        """Whether the caller of a request belongs to a stored group; asked only when it matters."""
+
+        def belongs(stored: int) -> bool:
+            group = self._owners.groups.shown(stored)
+            if context.uid == 0 or context.gid == group:
+                return True
+            return group in pyfuse3.get_sup_groups(context.pid)
+
+        return belongs
 
 
 _STATFS_FIELDS: Final = (
@@ -247,20 +270,3 @@ _STATFS_FIELDS: Final = (
     "f_ffree",
     "f_favail",
 )
-
-
-class _Groups:
-    """Whether the caller of a request belongs to a group; asked only when it matters."""
-
-    def __init__(self, context: RequestContext) -> None:
-        self._context = context
-
-    def __call__(self, group: int) -> bool:
-        context = self._context
-        if context.uid == 0 or context.gid == group:
-            return True
-        return group in pyfuse3.get_sup_groups(context.pid)
-
-
-def _caller(context: RequestContext) -> Caller:
-    return Caller(context.uid, context.gid, context.umask)

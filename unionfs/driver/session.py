@@ -232,7 +232,7 @@ def _serve(plan: Plan, ready: Callable[[], None]) -> int:
     ):
         filesystem = stack.enter_context(contextlib.closing(_open(plan, last)))
         union = _union(plan)
-        stack.enter_context(_mounted(plan, UnionOperations(filesystem)))
+        stack.enter_context(_mounted(plan, UnionOperations(filesystem, plan.options.owners)))
         last.pop_all()
         # While we hold the upper, the record says so.
         last.enter_context(records.kept(union, directory))

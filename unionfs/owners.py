@@ -1,0 +1,127 @@
+"""Owners as the mount shows them, where layers and upper store others.
+
+Layers and upper keep what they have: owners are translated as they pass, one at a time.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+OVERFLOW: Final = 65534
+"""What stands for an id that has no other (/proc/sys/kernel/overflowuid, proc(5))."""
+
+ID_MAX: Final = (1 << 32) - 2
+"""The largest id; the next one means "none" in chown(2)."""
+
+_ACLS: Final = frozenset((b"system.posix_acl_access", b"system.posix_acl_default"))
+# include/uapi/linux/posix_acl_xattr.h: a version, then tag, permissions and id of each entry.
+_ACL_VERSION: Final = struct.Struct("<I")
+_ACL_ENTRY: Final = struct.Struct("<HHI")
+_ACL_USER: Final = 0x02
+_ACL_GROUP: Final = 0x08
+
+_CAPABILITIES: Final = b"security.capability"
+# include/uapi/linux/capability.h, vfs_ns_cap_data: the last field is the root user that they count
+# for; earlier revisions are shorter.
+_ROOT_ID: Final = struct.Struct("<20xI")
+
+
+class Range(NamedTuple):
+    """*length* ids from *stored* on show as those from *shown* on."""
+
+    stored: int
+    shown: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """How ids of one kind, of users or of groups, are shown.
+
+    ranges: without any, ids show as they are. squashed: what every owner shows as, if not None.
+    """
+
+    ranges: tuple[Range, ...] = ()
+    squashed: int | None = None
+
+    def shown(self, stored: int) -> int:
+        """What an owner shows as: OVERFLOW if no range has it."""
+        return self._mapped(stored) if self.squashed is None else self.squashed
+
+    def stored(self, shown: int, error: int) -> int:
+        """What is stored for an id of the mount. Raises OSError(*error*) if no range has it."""
+        if not self.ranges:
+            return shown
+        for piece in self.ranges:
+            if 0 <= shown - piece.shown < piece.length:
+                return piece.stored + shown - piece.shown
+        raise OSError(error, f"id {shown} of the mount stands for none outside")
+
+    def changed(self, shown: int) -> int | None:
+        """What is stored for a new owner; None if the owner is to stay.
+
+        Raises OSError: EINVAL if no range has it (chown(2)), EPERM for another than the one that
+        all are squashed to, which would not show.
+        """
+        if self.squashed is None:
+            return self.stored(shown, errno.EINVAL)
+        if shown != self.squashed:
+            raise PermissionError(errno.EPERM, f"every owner is squashed to {self.squashed}")
+        return None
+
+    def _mapped(self, stored: int) -> int:
+        if not self.ranges:
+            return stored
+        for piece in self.ranges:
+            if 0 <= stored - piece.stored < piece.length:
+                return piece.shown + stored - piece.stored
+        return OVERFLOW
+
+    def translated(self, number: int, *, inwards: bool) -> int:
+        """An id in an attribute's value; those are not squashed, as they would be one."""
+        return self.stored(number, errno.EINVAL) if inwards else self._mapped(number)
+
+
+@dataclass(frozen=True, slots=True)
+class Owners:
+    """How users and groups are shown."""
+
+    users: Ids = Ids()
+    groups: Ids = Ids()
+
+    def shown_value(self, name: bytes, value: bytes) -> bytes:
+        """The value of an extended attribute, with the ids in it as they show."""
+        return self._translated(name, value, inwards=False)
+
+    def stored_value(self, name: bytes, value: bytes) -> bytes:
+        """The value to store for an extended attribute. Raises OSError: EINVAL for an id."""
+        return self._translated(name, value, inwards=True)
+
+    def _translated(self, name: bytes, value: bytes, *, inwards: bool) -> bytes:
+        if name in _ACLS:
+            return self._acl(value, inwards=inwards)
+        if name == _CAPABILITIES and len(value) == _ROOT_ID.size:
+            (root,) = _ROOT_ID.unpack(value)
+            root = self.users.translated(root, inwards=inwards)
+            return value[:-4] + root.to_bytes(4, "little")
+        return value
+
+    def _acl(self, value: bytes, *, inwards: bool) -> bytes:
+        if not (self.users.ranges or self.groups.ranges):
+            return value
+        head, entries = value[: _ACL_VERSION.size], value[_ACL_VERSION.size :]
+        if len(entries) % _ACL_ENTRY.size:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        kinds = {_ACL_USER: self.users, _ACL_GROUP: self.groups}
+        return head + b"".join(
+            _ACL_ENTRY.pack(
+                tag,
+                permissions,
+                kinds[tag].translated(number, inwards=inwards) if tag in kinds else number,
+            )
+            for tag, permissions, number in _ACL_ENTRY.iter_unpack(entries)
+        )
