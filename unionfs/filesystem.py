@@ -141,6 +141,7 @@ class Filesystem:
         if node.upper is None or node.removed:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         source: Place = node.upper.entry.handle
+        self._announce(node, directory)
         if node.index_key is not None:
             self._tree.upper.set_links_by_upper(source, node.links)
         self._tree.upper.link(source, place, name)
@@ -209,6 +210,7 @@ class Filesystem:
         upper.settle(target, new.name)
         if node.is_directory:
             self._keep_content(node, old, new.parent)
+        self._announce(node, new.parent)
         place = _place_of_name(node, old)
 
         def move() -> None:
@@ -233,6 +235,8 @@ class Filesystem:
             self._keep_content(one, old, new.parent)
         if other.is_directory:
             self._keep_content(other, new, old.parent)
+        self._announce(one, new.parent)
+        self._announce(other, old.parent)
         self._tree.upper.exchange(_place_of_name(one, old), _place_of_name(other, new))
         self._nodes.drop_name(one, *old)
         self._nodes.drop_name(other, *new)
@@ -276,6 +280,15 @@ class Filesystem:
                 raise OSError(errno.EXDEV, os.strerror(errno.EXDEV)) from error
             raise
         entry.redirect = redirect
+
+    def _announce(self, node: Node, target: Node) -> None:
+        """Before an entry, which may have its inode number from below, comes into a directory."""
+        place = _upper_place(target)
+        assert node.upper is not None
+        if place.impure:
+            return
+        if node.lower or self._tree.upper.has_origin(node.upper.entry.handle):
+            self._tree.upper.mark_impure(place)
 
     def _replace_directory(self, node: Node, spot: _Spot, move: Callable[[], None]) -> None:
         if node.upper is None:

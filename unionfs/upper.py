@@ -184,6 +184,7 @@ class Upper:
             exchange = syscalls.RENAME_EXCHANGE
             syscalls.renameat2(self.scratch, scratch, directory_fd, name, exchange)
         places.forget(place)
+        place.impure = False
         self._work.discard(scratch)
 
     def _make_empty(self, scratch: bytes, like: os.stat_result) -> None:
@@ -260,6 +261,7 @@ class Upper:
 
     def publish(self, scratch: bytes, parent: Place, name: bytes) -> None:
         """Move a copy into place; the parent's times stay, for nothing changed in the union."""
+        self.mark_impure(parent)
         with self._same_times(parent):
             syscalls.renameat2(self.scratch, scratch, places.directory(parent), name)
 
@@ -275,6 +277,7 @@ class Upper:
 
     def link_copy(self, key: bytes, parent: Place, name: bytes) -> None:
         """Give a copy in the index the name that its lower inode has in the union."""
+        self.mark_impure(parent)
         with self._same_times(parent):
             os.link(
                 key,
@@ -332,6 +335,19 @@ class Upper:
         for name in markers.spellings(mark):
             if name in present:
                 places.removexattr(place, name)
+
+    def mark_impure(self, directory: Place) -> None:
+        """Before an entry with an inode number from below comes into *directory*.
+
+        In other directories overlayfs lists the upper's numbers (its ovl_calc_d_ino).
+        """
+        if not directory.impure:
+            self.set_mark(directory, markers.IMPURE, markers.IMPURE_YES)
+            directory.impure = True
+
+    def has_origin(self, place: Place) -> bool:
+        """Whether overlayfs shows the entry under the inode number of a lower one."""
+        return self.prefix + markers.ORIGIN in places.listxattr(place)
 
     def number(self, place: Place) -> int | None:
         """The inode number that a copied-up entry had below, if it has the mark."""

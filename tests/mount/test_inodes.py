@@ -10,7 +10,7 @@ import pytest
 from tests.support import linux
 from tests.support.filesystems import FileSystems
 from tests.support.layers import FIFO, HardLink, Symlink, Tree, copies
-from tests.support.mounts import Mount, Mounts, UnionMount, three_times
+from tests.support.mounts import KernelMount, Mount, Mounts, UnionMount, three_times
 
 LAYER: Tree = {
     "file": "content",
@@ -150,3 +150,22 @@ def test_a_descriptor_and_its_name_agree(both: Mounts[Mount]) -> None:
         assert os.path.samestat(by_descriptor, by_name)
         assert by_name.st_ino == before.st_ino
         assert stat.S_IMODE(by_descriptor.st_mode) == 0o700
+
+
+def test_the_kernel_lists_the_numbers_of_what_came_into_new_directories(
+    both: Mounts[Mount], kernel: Mounts[KernelMount]
+) -> None:
+    mount = both({**LAYER, "l1": "x", "l2": HardLink("l1"), "e1": "e"}, TOP)
+    for name in ("file", "dir", "link", "l1", "e1"):
+        (mount / f"to {name}").mkdir()
+    (mount / "to e1" / "other").touch()
+    for name in ("file", "dir", "link"):
+        os.rename(mount / name, mount / f"to {name}" / name)
+    os.link(mount / "l1", mount / "to l1" / "l1")
+    linux.renameat2(mount / "to e1" / "other", mount / "e1", linux.RENAME_EXCHANGE)
+    mount.unmount()
+    oracle = kernel(*mount.layers, upper=mount.changes, work=mount.work)
+    for directory in [oracle.path, *oracle.path.rglob("*/")]:
+        for entry in linux.list_directory(directory):
+            if entry.name not in (b".", b".."):
+                assert entry.ino == (directory / os.fsdecode(entry.name)).lstat().st_ino, entry

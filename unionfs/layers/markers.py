@@ -38,6 +38,8 @@ METACOPY: Final = b"metacopy"
 WHITEOUT_ATTRIBUTE: Final = b"whiteout"
 ORIGIN: Final = b"origin"
 LINKS: Final = b"nlink"
+IMPURE: Final = b"impure"
+"""Overlayfs's: a directory of the upper holds entries whose inode numbers are from below."""
 NUMBER: Final = b"unionmount.number"
 """Ours: the inode number, in decimal, that the copied-up file had in the layer it came from."""
 INDEX: Final = b"unionmount.index"
@@ -45,6 +47,7 @@ INDEX: Final = b"unionmount.index"
 
 OPAQUE_YES: Final = b"y"
 OPAQUE_WITH_WHITEOUTS: Final = b"x"
+IMPURE_YES: Final = b"y"
 
 
 def is_mark(attribute: bytes) -> bool:

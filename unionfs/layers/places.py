@@ -23,16 +23,18 @@ class Place:
     """A name in a directory, or (parent None) an inode that its own descriptor holds.
 
     hidden: for a directory whose listing was read: the names its ``.wh.`` files hide.
+    impure: for a directory of the upper: whether it has been marked so.
     whiteout_attributes: for a directory: whether regular files in it may be whiteouts by attribute.
     """
 
-    __slots__ = ("descriptor", "hidden", "name", "parent", "whiteout_attributes")
+    __slots__ = ("descriptor", "hidden", "impure", "name", "parent", "whiteout_attributes")
 
     def __init__(self, parent: Place | None, name: bytes, descriptor: int = -1) -> None:
         self.parent = parent
         self.name = name
         self.descriptor = descriptor
         self.hidden: frozenset[bytes] | None = None
+        self.impure = False
         self.whiteout_attributes = False
 
     @property
