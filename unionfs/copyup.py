@@ -106,10 +106,11 @@ def copy_other(upper: Upper, name: bytes, source: Source, wanted: Plan) -> os.st
         raise
 
 
-def fill_metacopy(source_fd: int, target_fd: int) -> None:
-    """Give a metacopy file its content, and bring it to the disk; nothing else of it changes.
+def fill_metacopy(source_fd: int, target_fd: int, *, sync: bool) -> None:
+    """Give a metacopy file its content; nothing else of it changes.
 
-    Uses descriptors only, so a worker thread may run it. Raises OSError.
+    sync: whether that is to be on the disk then. Uses descriptors only, so a worker thread may
+    run it. Raises OSError.
     """
     before = os.fstat(target_fd)
     capabilities = _capabilities(target_fd)
@@ -119,7 +120,8 @@ def fill_metacopy(source_fd: int, target_fd: int) -> None:
     if capabilities is not None:
         os.setxattr(target_fd, _CAPABILITIES, capabilities)
     os.utime(target_fd, ns=(before.st_atime_ns, before.st_mtime_ns))
-    os.fsync(target_fd)
+    if sync:
+        os.fsync(target_fd)
 
 
 def _capabilities(descriptor: int) -> bytes | None:

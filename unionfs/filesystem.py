@@ -446,13 +446,13 @@ class Filesystem:
         """Close an open file."""
         file = self._files.pop(handle)
         os.close(file.descriptor)
-        file.node.files.discard(file)
+        file.node.files.remove(file)
         self._tree.release(file.node)
 
     def _opened(self, node: Node, descriptor: int, writable: bool) -> OpenFile:
         file = OpenFile(node, descriptor, writable)
         self._files[descriptor] = file
-        node.files.add(file)
+        node.files.append(file)
         return file
 
     # Open directories

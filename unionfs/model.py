@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import stat
+import struct
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -47,6 +48,63 @@ class Attributes(Protocol):
     def st_mtime_ns(self) -> int: ...
     @property
     def st_ctime_ns(self) -> int: ...
+
+
+class _Field:
+    """One value in the bytes of :class:`PackedAttributes`."""
+
+    def __init__(self, layout: str, offset: int) -> None:
+        self._unpack: Final = struct.Struct("=" + layout).unpack_from
+        self._offset: Final = offset
+
+    def __get__(self, instance: PackedAttributes, owner: object = None) -> int:
+        value: int = self._unpack(instance.packed, self._offset)[0]
+        return value
+
+
+class PackedAttributes:
+    """:class:`Attributes` in a quarter of the memory, for what a mount may know a million of."""
+
+    __slots__ = ("packed",)
+
+    _LAYOUT: Final = struct.Struct("=IIIIQQQqqQqqq")
+
+    st_mode = _Field("I", 0)
+    st_nlink = _Field("I", 4)
+    st_uid = _Field("I", 8)
+    st_gid = _Field("I", 12)
+    st_ino = _Field("Q", 16)
+    st_dev = _Field("Q", 24)
+    st_rdev = _Field("Q", 32)
+    st_size = _Field("q", 40)
+    st_blksize = _Field("q", 48)
+    st_blocks = _Field("Q", 56)
+    st_atime_ns = _Field("q", 64)
+    st_mtime_ns = _Field("q", 72)
+    st_ctime_ns = _Field("q", 80)
+
+    def __init__(self, status: Attributes) -> None:
+        self.packed = self._LAYOUT.pack(
+            status.st_mode,
+            status.st_nlink,
+            status.st_uid,
+            status.st_gid,
+            status.st_ino,
+            status.st_dev,
+            status.st_rdev,
+            status.st_size,
+            status.st_blksize,
+            status.st_blocks,
+            status.st_atime_ns,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PackedAttributes) and self.packed == other.packed
+
+    def __hash__(self) -> int:
+        return hash(self.packed)
 
 
 class Mark(enum.Enum):

@@ -132,7 +132,7 @@ class Node:
         self.links = 0
         self.content: Source | None = None
         self.children: dict[bytes, Node | int] | None = None
-        self.files: set[OpenFile] = set()
+        self.files: list[OpenFile] = []
         self.lookups = 0
         self.known_below = 0
 

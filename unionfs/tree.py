@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
@@ -395,7 +396,9 @@ class Tree:
         try:
             target_fd = self.open_upper(node, os.O_RDWR)
             try:
-                await trio.to_thread.run_sync(copyup.fill_metacopy, source_fd, target_fd)
+                sync = not self.upper.volatile
+                fill = functools.partial(copyup.fill_metacopy, source_fd, target_fd, sync=sync)
+                await trio.to_thread.run_sync(fill)
             finally:
                 os.close(target_fd)
         finally:

@@ -144,11 +144,11 @@ def test_a_node_stays_while_it_is_known_or_open(nodes: Nodes) -> None:
     file = put(nodes, nodes[ROOT_NUMBER], b"file", node(5))
     file.lookups = 1
     opened = OpenFile(file, -1, writable=False)
-    file.files.add(opened)
+    file.files.append(opened)
     assert nodes.release(file) == []
     file.lookups = 0
     assert nodes.release(file) == []
-    file.files.discard(opened)
+    file.files.remove(opened)
     assert nodes.release(file) == [file]
     assert len(nodes) == 1
 

@@ -14,7 +14,7 @@ from unionfs import syscalls
 from unionfs.layers import markers, places
 from unionfs.layers.markers import Dialects
 from unionfs.layers.places import Place
-from unionfs.model import UNREAD, WHITEOUT, Entry, Mark
+from unionfs.model import UNREAD, WHITEOUT, Entry, Mark, PackedAttributes
 
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 # struct ovl_fb of fs/overlayfs/overlayfs.h: version, magic, length, flags, type, filesystem.
@@ -181,7 +181,7 @@ class DirectoryLayer:
             return WHITEOUT
         if stat.S_ISREG(mode) and attributes.st_size == 0 and self._is_whiteout_file(place):
             return WHITEOUT
-        return Entry(attributes, place)
+        return Entry(PackedAttributes(attributes), place)
 
     def _directory(self, place: Place, attributes: os.stat_result, hidden: bool) -> Entry:
         present = places.listxattr(place)
@@ -189,7 +189,7 @@ class DirectoryLayer:
         # They are for lower layers only (overlayfs.rst).
         place.whiteout_attributes = not self._writable and opaque == markers.OPAQUE_WITH_WHITEOUTS
         return Entry(
-            attributes,
+            PackedAttributes(attributes),
             place,
             # A directory and a whiteout of its name in one layer: the whiteout means what is
             # below (image-spec layer.md), which is what opaque says.
