@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Final, NoReturn
 
 from unionfs import __version__
-from unionfs.driver import container, records, session
+from unionfs.driver import container, daemon, records, session
 from unionfs.driver.session import Plan
 from unionfs.layers.markers import Dialects
 from unionfs.model import UnionError
@@ -107,7 +107,7 @@ def _run(words: list[str]) -> int:
         return _run_command(plan, command)
     if foreground:
         return session.serve(plan)
-    session.start(plan)
+    daemon.start(plan)
     return 0
 
 
@@ -215,13 +215,13 @@ def _absolute(path: bytes) -> bytes:
 def _run_command(plan: Plan, command: Sequence[str]) -> int:
     if os.geteuid() != 0:
         raise UnionError("only root can run a command in the mount; leave out -- and what follows")
-    process = session.start(plan, bound=True)
+    process = daemon.start(plan, bound=True)
     try:
         return container.run(plan.point, command)
     except OSError as error:
         raise UnionError(f"the command can't be run in namespaces of its own: {error}") from error
     finally:
-        session.stop(plan, process)
+        daemon.stop(plan, process)
 
 
 def _list(*, as_json: bool) -> None:

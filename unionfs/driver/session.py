@@ -1,8 +1,5 @@
-"""One mount's life: check, mount, become a daemon, serve, end by a signal or by umount(8).
-
-The process that is to serve does everything, from opening the layers on, after its fork: neither
-FUSE nor trio would survive one. What it has to say before the mount is up goes through a pipe to
-the process that the user waits for.
+"""One mount's life in the process that serves it: check, mount, answer, end by a signal or by
+umount(8).
 """
 
 from __future__ import annotations
@@ -11,13 +8,11 @@ import contextlib
 import errno
 import gc
 import logging
-import logging.handlers
 import os
 import resource
 import shutil
 import signal
 import sys
-import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -25,7 +20,7 @@ from typing import Final
 import pyfuse3
 import trio
 
-from unionfs.driver import handshake, mounts, namespaces, preflight, records
+from unionfs.driver import handshake, log, mounts, preflight, records
 from unionfs.driver.operations import UnionOperations
 from unionfs.driver.preflight import Directory
 from unionfs.filesystem import Filesystem
@@ -45,8 +40,6 @@ _WORK_SUFFIX: Final = b".work"
 _PASSED_ON: Final = frozenset(
     ("dev", "suid", "noexec", "sync", "dirsync", "noatime", "allow_other", "allow_root", "debug")
 )
-_READY: Final = b"+"
-_FAILED: Final = b"-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,152 +61,14 @@ class Plan:
     verbosity: int = 0
 
 
-def serve(plan: Plan) -> int:
+def serve(plan: Plan, ready: Callable[[], None] | None = None) -> int:
     """Mount *plan* in this process and serve it until it is unmounted.
 
+    ready: called when the mount answers; without it, what is logged is shown to the user too.
     SIGTERM, SIGINT and SIGHUP unmount it. Answers the exit status: 1 if an exception ended it,
     which then is logged. Raises UnionError, with nothing mounted and nothing left behind.
     """
-    _start_log(plan, foreground=True)
-    return _serve(plan, lambda: None)
-
-
-def start(plan: Plan, *, bound: bool = False) -> int:
-    """Mount *plan* in a process of its own, and return when the mount answers.
-
-    bound: that process is to unmount and end when ours does.
-
-    Answers the process id. Raises UnionError, with nothing mounted and nothing left behind.
-    """
-    reader, writer = os.pipe()
-    process = os.fork()
-    if process == 0:
-        os.close(reader)
-        _be_daemon(plan, writer, bound=bound)
-    os.close(writer)
-    try:
-        with open(reader, "rb") as pipe:
-            word = pipe.read()
-    except KeyboardInterrupt:
-        os.kill(process, signal.SIGTERM)
-        os.waitpid(process, 0)
-        raise
-    if word.startswith(_FAILED):
-        os.waitpid(process, 0)
-        raise UnionError(os.fsdecode(word.removeprefix(_FAILED)))
-    if word != _READY:
-        _, status = os.waitpid(process, 0)
-        raise UnionError(
-            "the process that was to serve the mount ended with status"
-            f" {os.waitstatus_to_exitcode(status)}"
-        )
-    try:
-        os.statvfs(plan.point)
-        reason = None if mounts.is_union(plan.point) else "it has ended"
-    except OSError as error:
-        reason = error.strerror
-        with contextlib.suppress(OSError):
-            mounts.detach(plan.point)
-    if reason is not None:
-        raise UnionError(
-            f"{os.fsdecode(plan.point)}: mounted, but it does not answer ({reason}); see the log"
-        )
-    return process
-
-
-def stop(plan: Plan, process: int) -> None:
-    """Unmount *plan*, which the child *process* serves, and wait for its end.
-
-    A mount in use is detached, with a line to say so; then the process ends with its last user.
-    """
-    try:
-        in_use = mounts.unmount(plan.point)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise problem("mount point", plan.point, error) from error
-        in_use = False
-    if in_use:
-        tell(_in_use(plan.point))
-    else:
-        os.waitpid(process, 0)
-
-
-def tell(line: str) -> None:
-    """Show the user a line that is not an error."""
-    print(f"unionmount: {line}", file=sys.stderr)
-
-
-def _in_use(point: bytes) -> str:
-    return f"{os.fsdecode(point)} is in use: it is detached now, and unmounted once nobody uses it"
-
-
-def _be_daemon(plan: Plan, writer: int, *, bound: bool) -> None:
-    status = 1
-    try:
-        os.setsid()
-        if bound:
-            namespaces.signal_when_parent_ends(signal.SIGTERM)
-        _close_all_but(writer)
-        _start_log(plan, foreground=False)
-        status = _serve(plan, lambda: _report_ready(writer))
-    except UnionError as error:
-        os.write(writer, _FAILED + os.fsencode(str(error)))
-    except KeyboardInterrupt:
-        # A signal before the mount was there; what was begun is undone.
-        pass
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status)
-
-
-def _close_all_but(kept: int) -> None:
-    """Close what we inherited, so that whoever waits for the end of a pipe of theirs sees it."""
-    os.closerange(3, kept)
-    os.closerange(kept + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-
-
-def _report_ready(writer: int) -> None:
-    null = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(null, stream)
-    os.close(null)
-    os.write(writer, _READY)
-    os.close(writer)
-
-
-def _start_log(plan: Plan, *, foreground: bool) -> None:
-    """Send the log where *plan* says; else to standard error, or errors to the system's log."""
-    handlers: list[logging.Handler] = []
-    if foreground:
-        handlers.append(_with_format(logging.StreamHandler(), "unionmount: %(message)s"))
-    if plan.log is not None:
-        try:
-            file = logging.FileHandler(os.fsdecode(plan.log), errors="backslashreplace")
-        except OSError as error:
-            raise problem("log", plan.log, error) from error
-        handlers.append(_with_format(file, "%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    elif not foreground and os.path.exists("/dev/log"):
-        system = logging.handlers.SysLogHandler("/dev/log")
-        system.setLevel(logging.ERROR)
-        handlers.append(_with_format(system, "unionmount[%(process)d]: %(message)s"))
-    logging.basicConfig(handlers=handlers or [logging.NullHandler()], force=True)
-    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(plan.verbosity, 2)]
-    logging.getLogger("unionfs").setLevel(level)
-    logging.getLogger("pyfuse3").addFilter(_tells_something)
-
-
-def _tells_something(record: logging.LogRecord) -> bool:
-    """Not so a reply that the kernel no longer wanted: an unmount does not wait for releases."""
-    return not record.getMessage().endswith(os.strerror(errno.ENOENT))
-
-
-def _with_format(handler: logging.Handler, text: str) -> logging.Handler:
-    handler.setFormatter(logging.Formatter(text))
-    return handler
-
-
-def _serve(plan: Plan, ready: Callable[[], None]) -> int:
+    log.start(plan.log, plan.verbosity, foreground=ready is None)
     for number in _ENDING:
         # Until the mount is there a signal is an exception, so that what was begun is undone.
         signal.signal(number, signal.default_int_handler)
@@ -246,6 +101,16 @@ def _serve(plan: Plan, ready: Callable[[], None]) -> int:
             _log.exception("%s: serving the mount failed", os.fsdecode(plan.point))
             return 1
         return 0
+
+
+def tell(line: str) -> None:
+    """Show the user a line that is not an error."""
+    print(f"unionmount: {line}", file=sys.stderr)
+
+
+def in_use_line(point: bytes) -> str:
+    """What the user has to know of an unmount that found the mount in use."""
+    return f"{os.fsdecode(point)} is in use: it is detached now, and unmounted once nobody uses it"
 
 
 def _union(plan: Plan) -> records.Union:
@@ -387,7 +252,7 @@ def _said() -> Iterator[Callable[[], list[str]]]:
         os.close(memory)
 
 
-async def _answer(point: bytes, ready: Callable[[], None]) -> None:
+async def _answer(point: bytes, ready: Callable[[], None] | None) -> None:
     """Serve until the mount is gone; *ready* is called when signals would be heard."""
     with trio.open_signal_receiver(*_ENDING) as signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
@@ -395,7 +260,8 @@ async def _answer(point: bytes, ready: Callable[[], None]) -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_unmount_on, signals, point)
                 _log.info("%s is mounted", os.fsdecode(point))
-                ready()
+                if ready is not None:
+                    ready()
                 await _serve_requests()
                 _log.info("%s is unmounted", os.fsdecode(point))
                 nursery.cancel_scope.cancel()
@@ -422,4 +288,4 @@ async def _unmount_on(signals: AsyncIterator[int], point: bytes) -> None:
             if not in_use:
                 _log.warning("%s can't be unmounted: %s", os.fsdecode(point), error.strerror)
         if in_use:
-            _log.warning(_in_use(point))
+            _log.warning(in_use_line(point))

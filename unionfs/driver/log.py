@@ -1,0 +1,45 @@
+"""Where the log goes."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import logging.handlers
+import os
+
+from unionfs.sources import problem
+
+
+def start(path: bytes | None, verbosity: int, *, foreground: bool) -> None:
+    """Send the log to the file at *path*; without one, errors to the system's log.
+
+    foreground: standard error gets all of it, too. verbosity: 0 for warnings, 1 to tell what
+    happens, 2 for all. Raises UnionError if the file can't be opened.
+    """
+    handlers: list[logging.Handler] = []
+    if foreground:
+        handlers.append(_with_format(logging.StreamHandler(), "unionmount: %(message)s"))
+    if path is not None:
+        try:
+            file = logging.FileHandler(os.fsdecode(path), errors="backslashreplace")
+        except OSError as error:
+            raise problem("log", path, error) from error
+        handlers.append(_with_format(file, "%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    elif not foreground and os.path.exists("/dev/log"):
+        system = logging.handlers.SysLogHandler("/dev/log")
+        system.setLevel(logging.ERROR)
+        handlers.append(_with_format(system, "unionmount[%(process)d]: %(message)s"))
+    logging.basicConfig(handlers=handlers or [logging.NullHandler()], force=True)
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)]
+    logging.getLogger("unionfs").setLevel(level)
+    logging.getLogger("pyfuse3").addFilter(_tells_something)
+
+
+def _tells_something(record: logging.LogRecord) -> bool:
+    """Not so a reply that the kernel no longer wanted: an unmount does not wait for releases."""
+    return not record.getMessage().endswith(os.strerror(errno.ENOENT))
+
+
+def _with_format(handler: logging.Handler, text: str) -> logging.Handler:
+    handler.setFormatter(logging.Formatter(text))
+    return handler
