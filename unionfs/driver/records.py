@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import glob
 import json
+import logging
 import os
 import select
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from unionfs.driver import mounts
+
+_log: Final = logging.getLogger(__name__)
 
 _OF_ROOT: Final = b"/run/unionmount"
 _OF_USERS: Final = b"/run/user/*/unionmount"
@@ -51,46 +54,59 @@ class Union:
 def directory() -> Iterator[int | None]:
     """A descriptor of the directory for our records; None where there can't be one.
 
-    Root's are in ``/run/unionmount``, a user's in ``$XDG_RUNTIME_DIR/unionmount``. It is opened
-    before the mount, which may cover it.
+    Root's are in ``/run/unionmount``, a user's in ``$XDG_RUNTIME_DIR/unionmount``; root of a user
+    namespace is a user to the machine. It is opened before the mount, which may cover it.
     """
-    with contextlib.ExitStack() as opened:
-        descriptor = None
-        own = _own_directory()
-        if own is not None:
-            with contextlib.suppress(OSError):
-                os.makedirs(own, 0o755, exist_ok=True)
-                descriptor = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                opened.callback(os.close, descriptor)
-        yield descriptor
+    for own in _own_directories():
+        try:
+            os.makedirs(own, 0o755, exist_ok=True)
+            descriptor = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            if os.access(own, os.W_OK | os.X_OK):
+                yield descriptor
+                return
+        finally:
+            os.close(descriptor)
+    yield None
 
 
 @contextlib.contextmanager
 def kept(union: Union, directory: int | None) -> Iterator[None]:
     """Keep the record of *union*, which this process has mounted, as long as the context lasts.
 
-    Without a *directory* to keep it in, :func:`mounted` will know only the mount point.
-
-    Raises OSError.
+    Without a *directory* to keep it in, or room in that, :func:`mounted` will know only the mount
+    point. The mount is worth more than its record.
     """
     mount = mounts.visible_at(union.point)
     if directory is None or mount is None:
         yield
         return
-    _sweep(directory)
     name = mount.device + _SUFFIX
-    record = os.open(b".", os.O_WRONLY | os.O_CLOEXEC | os.O_TMPFILE, 0o644, dir_fd=directory)
+    record = -1
     try:
-        os.write(record, json.dumps(union.as_json()).encode("ascii"))
-        # Locked before it has a name, so that nobody sees it without its lock.
-        fcntl.flock(record, fcntl.LOCK_EX)
-        _remove(name, directory)
-        # Without a descriptor, os.link calls link(2), which doesn't follow the link in /proc.
-        os.link(f"/proc/self/fd/{record}", name, src_dir_fd=record, dst_dir_fd=directory)
+        record = os.open(b".", os.O_WRONLY | os.O_CLOEXEC | os.O_TMPFILE, 0o644, dir_fd=directory)
+        _write(record, union, directory, name)
+    except OSError as error:
+        point = os.fsdecode(union.point)
+        _log.warning("%s has no record, so --list knows little of it: %s", point, error)
+    try:
         yield
     finally:
         _remove(name, directory)
-        os.close(record)
+        if record >= 0:
+            os.close(record)
+
+
+def _write(record: int, union: Union, directory: int, name: str) -> None:
+    _sweep(directory)
+    os.write(record, json.dumps(union.as_json()).encode("ascii"))
+    # Locked before it has a name, so that nobody sees it without its lock.
+    fcntl.flock(record, fcntl.LOCK_EX)
+    _remove(name, directory)
+    # Without a descriptor, os.link calls link(2), which doesn't follow the link in /proc.
+    os.link(f"/proc/self/fd/{record}", name, src_dir_fd=record, dst_dir_fd=directory)
 
 
 def mounted() -> list[Union]:
@@ -137,17 +153,16 @@ def wait_for_end(union: Union, seconds: float) -> bool:
         os.close(process)
 
 
-def _own_directory() -> bytes | None:
-    if os.geteuid() == 0:
-        return _OF_ROOT
+def _own_directories() -> list[bytes]:
+    """Where our records may be, the best first."""
     runtime = os.environb.get(b"XDG_RUNTIME_DIR")
-    return os.path.join(runtime, b"unionmount") if runtime else None
+    of_user = [os.path.join(runtime, b"unionmount")] if runtime else []
+    return [_OF_ROOT, *of_user] if os.geteuid() == 0 else of_user
 
 
 def _records(device: str) -> Iterator[tuple[str, Union]]:
     """Device and union of the records of *device*, ``*`` for all."""
-    own = _own_directory()
-    directories = {_OF_ROOT, _OF_USERS} | ({glob.escape(own)} if own is not None else set())
+    directories = {_OF_ROOT, _OF_USERS, *map(glob.escape, _own_directories())}
     pattern = os.fsencode(device + _SUFFIX)
     paths = {path for found in directories for path in glob.glob(os.path.join(found, pattern))}
     for path in sorted(paths):
