@@ -40,7 +40,10 @@ mount options (-o, separated by commas; a backslash protects a comma):
   upperdir=DIR, workdir=DIR             as --upper and --work
   ro, dev, suid, noexec, sync, dirsync, noatime
                                         as mount(8) has them; without dev and suid, devices and
-                                        set-user-ID files have no effect
+                                        set-user-ID files have no effect (with lowerdir=, suid
+                                        is the default for root)
+  userxattr                             marks are user.overlay.*, which anybody can set on files
+                                        of theirs (always so without privileges)
   volatile                              sync nothing; after a crash the upper is not to be used
   allow_other, allow_root               who besides you may use it (root's mounts: everyone)
   uidmapping=STORED:SHOWN:LENGTH[:...], gidmapping=...
@@ -177,15 +180,7 @@ def _plan(arguments: argparse.Namespace, options: Options) -> Plan:
         options = replace(options, fsname=words[0] or None)
     upper = _only_one("--upper", arguments.upper, "upperdir=", options.upper)
     work = _only_one("--work", arguments.work, "workdir=", options.work)
-    _require(upper is not None or work is None, "a work directory is of no use without --upper")
-    _require(
-        upper is not None or "volatile" not in options.flags,
-        "volatile is of no use without --upper",
-    )
-    _require(
-        os.geteuid() != 0 or "userxattr" not in options.flags,
-        "-o userxattr is for users; root's marks are trusted.overlay.*",
-    )
+    _require(upper is not None or not arguments.work, "--work is of no use without --upper")
     return Plan(
         layers=tuple(map(_absolute, lower)),
         point=os.path.realpath(_absolute(words[-1])),

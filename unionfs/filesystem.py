@@ -32,6 +32,7 @@ from unionfs.upper import Upper
 _log: Final = logging.getLogger(__name__)
 
 _ACCESS_ACL: Final = b"system.posix_acl_access"
+_ACLS: Final = (_ACCESS_ACL, b"system.posix_acl_default")
 # The kernel has done what these ask for, or they would make our own reads and writes fail.
 _NOT_PASSED_ON: Final = os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_DIRECT | os.O_NOCTTY
 
@@ -403,6 +404,9 @@ class Filesystem:
     def _changeable(self, number: int, name: bytes) -> Node:
         if markers.is_mark(name):
             raise PermissionError(errno.EPERM, "a mark of the union can't be set through it")
+        if name.startswith(b"system.") and name not in _ACLS:
+            # The kernel checks no permission for these, so that anybody could have files copied.
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         return self._node(number)
 
     # Open files

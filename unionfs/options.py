@@ -55,6 +55,8 @@ _SWITCHES: Final[Mapping[str, tuple[str, bool]]] = {
     "allow_other": ("allow_other", True),
     "allow_root": ("allow_root", True),
     "volatile": ("volatile", True),
+    "fsync=0": ("volatile", True),
+    "fsync=1": ("volatile", False),
     "userxattr": ("userxattr", True),
     "debug": ("debug", True),
 }
@@ -74,7 +76,7 @@ _FIXED: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
     "xino": (("on", "auto"), "inode numbers are always unique and constant"),
     "nfs_export": (("off",), "a union can't be exported by NFS"),
     "verity": (("off",), "digests of fs-verity aren't looked at"),
-    "fsync": (("1",), "changes are always synced, unless 'volatile' is given"),
+    "fsync": (("1",), "changes are synced; or, with fsync=0, not at all"),
 }
 
 _SELINUX: Final = "SELinux labels can't be chosen for the mount"
@@ -115,6 +117,9 @@ def parse(words: Iterable[str]) -> Options:
     A backslash protects a comma anywhere and a colon in ``lowerdir=`` (overlayfs's rule, see
     Documentation/filesystems/overlayfs.rst); any other character after one stands for itself.
 
+    With ``lowerdir=`` set-user-ID counts unless ``nosuid`` is there, as with overlayfs and
+    fuse-overlayfs, whose command line that is: containers/storage can't ask for it.
+
     Raises UsageError for an option that is unknown or asks for what we don't do.
     """
     paths: dict[str, bytes] = {}
@@ -144,6 +149,8 @@ def parse(words: Iterable[str]) -> Options:
             switches[switch] = on
         elif option and not _ACCEPTED.fullmatch(option):
             _require_fixed(option, name, value)
+    if lower:
+        switches.setdefault("suid", True)
     return Options(
         lower=tuple(lower),
         upper=paths.get("upperdir"),
@@ -161,7 +168,8 @@ def parse(words: Iterable[str]) -> Options:
 
 def _ranges(option: str, value: str) -> tuple[Range, ...]:
     """The ranges in *value*, STORED:SHOWN:LENGTH and so on."""
-    numbers = [_id(option, number) for number in value.split(":")]
+    # containers/storage writes a colon before the first.
+    numbers = [_id(option, number) for number in value.removeprefix(":").split(":")]
     if len(numbers) % 3:
         raise UsageError(f"-o {option}: needs STORED:SHOWN:LENGTH, once or more")
     ranges = tuple(Range(*numbers[at : at + 3]) for at in range(0, len(numbers), 3))

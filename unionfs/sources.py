@@ -28,9 +28,12 @@ def problem(role: str, path: bytes, error: OSError) -> UnionError:
     return UnionError(f"{role} {os.fsdecode(path)}: {reason}")
 
 
-def open_layers(words: Sequence[bytes], dialects: Dialects, point: bytes) -> list[Layer]:
+def open_layers(
+    words: Sequence[bytes], dialects: Dialects, namespace: bytes, point: bytes
+) -> list[Layer]:
     """The layers that *words* name, in the same order; each word is a directory's path.
 
+    dialects, namespace: as for :class:`unionfs.layers.directory.DirectoryLayer`.
     point: the mount point. A layer that would show the mount itself, and wait for it, is refused.
 
     Raises UnionError for the first that can't be opened; then none stays open.
@@ -39,7 +42,7 @@ def open_layers(words: Sequence[bytes], dialects: Dialects, point: bytes) -> lis
         layers: list[Layer] = []
         for word in words:
             try:
-                layer = DirectoryLayer(word, dialects)
+                layer = DirectoryLayer(word, dialects, namespace=namespace)
             except OSError as error:
                 raise problem("layer", word, error) from error
             opened.callback(layer.close)

@@ -28,6 +28,8 @@ _SYS_OPEN_TREE: Final = 428
 _SYS_MOUNT_SETATTR: Final = 442
 
 _FICLONE: Final = 0x40049409
+_INITIAL_USER_NAMESPACE: Final = 0xEFFFFFFD
+_CAP_SYS_ADMIN: Final = 21
 _FS_IOC_GETFSUUID: Final = 0x80111500
 
 _PR_GET_SECUREBITS: Final = 27
@@ -140,6 +142,19 @@ def clone_file(source_fd: int, target_fd: int) -> None:
     Raises OSError (EOPNOTSUPP, EXDEV, EINVAL, ENOTTY where that is not possible).
     """
     fcntl.ioctl(target_fd, _FICLONE, source_fd)
+
+
+def may_use_trusted_attributes() -> bool:
+    """Whether this process reads and writes ``trusted.`` attributes (xattr(7)).
+
+    That takes CAP_SYS_ADMIN of the initial user namespace, whose inode number is fixed (the
+    kernel's include/linux/proc_ns.h, PROC_USER_INIT_INO).
+    """
+    if os.stat("/proc/self/ns/user").st_ino != _INITIAL_USER_NAMESPACE:
+        return False
+    with open("/proc/self/status") as lines:
+        effective = next(line.split()[1] for line in lines if line.startswith("CapEff:"))
+    return bool(int(effective, 16) >> _CAP_SYS_ADMIN & 1)
 
 
 def keep_capabilities_over_fsuid() -> bool:

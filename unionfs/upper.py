@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 
 from unionfs import syscalls
 from unionfs.layers import markers, places
-from unionfs.layers.directory import DirectoryLayer, read_mark
+from unionfs.layers.directory import DirectoryLayer
 from unionfs.layers.markers import Dialects
 from unionfs.layers.places import Place
 from unionfs.model import Caller
@@ -35,7 +35,8 @@ class Upper:
 
     upper, work: the directories; they must exist and lie on one mount of one filesystem.
     volatile: nothing is synced, and a mark in the work directory refuses every later mount.
-    dialects: what whiteouts that others wrote there may look like.
+    dialects: what whiteouts that others wrote there may look like. namespace: what marks are
+    written in, and believed in.
 
     Raises OSError if one can't be opened, BusyError if another mount has one of them, UnionError
     for what the user has to mend.
@@ -48,17 +49,18 @@ class Upper:
         *,
         volatile: bool = False,
         dialects: Dialects = Dialects.AUTO,
+        namespace: bytes = markers.TRUSTED,
     ) -> None:
         self.volatile = volatile
         self._ids = (os.geteuid(), os.getegid())
         self._impersonates = False
         with contextlib.ExitStack() as undo:
-            self.layer = DirectoryLayer(upper, dialects, writable=True)
+            self.layer = DirectoryLayer(upper, dialects, namespace=namespace, writable=True)
             undo.callback(self.layer.close)
             self.root: Place = self.layer.root().handle
-            self._work = WorkDirectory(work, upper, self.root)
+            self._work = WorkDirectory(work, upper, self.root, namespace)
             undo.callback(self._work.close)
-            self.prefix = self._work.prefix
+            self.prefix = namespace
             if volatile:
                 self._work.mark_volatile()
             index_fd = self._work.index.descriptor
@@ -332,7 +334,7 @@ class Upper:
     def remove_mark(self, place: Place, mark: bytes) -> None:
         """Remove a mark in whichever spelling it is there."""
         present = places.listxattr(place)
-        for name in markers.spellings(mark):
+        for name in markers.spellings(mark, markers.USER):
             if name in present:
                 places.removexattr(place, name)
 
@@ -351,7 +353,7 @@ class Upper:
 
     def number(self, place: Place) -> int | None:
         """The inode number that a copied-up entry had below, if it has the mark."""
-        value = read_mark(place, markers.NUMBER, places.listxattr(place))
+        value = self.layer.mark(place, markers.NUMBER, places.listxattr(place))
         if value is None or not value.isdigit() or len(value) > _DIGITS_MAX:
             return None
         return int(value)
@@ -359,10 +361,10 @@ class Upper:
     def recorded_index_key(self, place: Place) -> bytes | None:
         """The name in the index of an upper inode, as its own marks have it."""
         present = places.listxattr(place)
-        origin = read_mark(place, markers.ORIGIN, present)
+        origin = self.layer.mark(place, markers.ORIGIN, present)
         if origin is not None:
             return origin.hex().encode()
-        return read_mark(place, markers.INDEX, present)
+        return self.layer.mark(place, markers.INDEX, present)
 
     def links(self, place: Place, upper_links: int, lower_links: int) -> int:
         """How many names of an indexed inode the union has.

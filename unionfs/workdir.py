@@ -13,7 +13,7 @@ import fcntl
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Final
 
 from unionfs.layers import markers, places
@@ -27,10 +27,13 @@ _SCRATCH: Final = b"work"
 _INDEX: Final = b"index"
 _INCOMPAT: Final = b"incompat"
 _VOLATILE: Final = b"volatile"
+_ACLS: Final = (b"system.posix_acl_default", b"system.posix_acl_access")
 
 
 class WorkDirectory:
     """The work directory *path* of the upper directory *upper*, whose place is *root*.
+
+    namespace: what marks are to be written in.
 
     Both are claimed for us alone, and what a mount that was killed left behind is swept.
 
@@ -38,7 +41,7 @@ class WorkDirectory:
     UnionError for what the user has to mend.
     """
 
-    def __init__(self, path: bytes, upper: bytes, root: Place) -> None:
+    def __init__(self, path: bytes, upper: bytes, root: Place, namespace: bytes) -> None:
         self._counter = 0
         self._whiteout: bytes | None = None
         with contextlib.ExitStack() as undo:
@@ -46,10 +49,11 @@ class WorkDirectory:
             undo.callback(places.forget, self._root)
             self._claim(upper, root, path)
             self._refuse_incompatible(path)
-            self.prefix: Final = self._choose_prefix()
-            self.scratch: Final = self._own_directory(_SCRATCH)
+            self._require_marks(namespace)
+            trusted = (os.geteuid(), os.fstat(root.descriptor).st_uid)
+            self.scratch: Final = self._own_directory(_SCRATCH, path, trusted)
             undo.callback(places.forget, self.scratch)
-            self.index: Final = self._own_directory(_INDEX)
+            self.index: Final = self._own_directory(_INDEX, path, trusted)
             undo.callback(places.forget, self.index)
             self.sweep()
             undo.pop_all()
@@ -160,31 +164,49 @@ class WorkDirectory:
                 f"one, or remove {os.fsdecode(path)} to use it as it is"
             )
 
-    def _own_directory(self, name: bytes) -> Place:
+    def _own_directory(self, name: bytes, work: bytes, trusted: Container[int]) -> Place:
+        """One of the directories in here, which nobody but us and the upper's owner can change."""
         work_fd = self._root.descriptor
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=work_fd)
-        return Place(None, b"", os.open(name, DIRECTORY, dir_fd=work_fd))
+        descriptor = os.open(name, DIRECTORY, dir_fd=work_fd)
+        try:
+            owner = os.fstat(descriptor).st_uid
+            if owner not in trusted:
+                raise UnionError(
+                    f"{os.fsdecode(os.path.join(work, name))} belongs to user {owner}, who could "
+                    "change what is copied there: remove it, or name another directory with --work"
+                )
+            # What is made in it would inherit these.
+            for attribute in _ACLS:
+                try:
+                    os.removexattr(descriptor, attribute)
+                except OSError as error:
+                    if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+                        raise
+            os.fchmod(descriptor, 0o700)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return Place(None, b"", descriptor)
 
-    def _choose_prefix(self) -> bytes:
-        """``trusted.overlay.`` where we may write it, else ``user.overlay.``."""
+    def _require_marks(self, namespace: bytes) -> None:
+        """Check that the filesystem takes marks in *namespace*. Raises UnionError."""
         probe = b"#probe"
         with contextlib.suppress(FileExistsError):
             os.mkdir(probe, 0o700, dir_fd=self._root.descriptor)
-        place = Place(self._root, probe)
         try:
-            for prefix in (markers.TRUSTED, markers.USER):
-                try:
-                    places.setxattr(place, prefix + markers.OPAQUE, markers.OPAQUE_YES)
-                    return prefix
-                except OSError as error:
-                    reason = error.strerror
+            places.setxattr(
+                Place(self._root, probe), namespace + markers.OPAQUE, markers.OPAQUE_YES
+            )
+        except OSError as error:
+            raise UnionError(
+                "the filesystem of the upper directory takes no extended attributes "
+                f"{os.fsdecode(namespace)}* ({error.strerror}): use a directory on another, not in"
+                " a union"
+            ) from error
         finally:
             os.rmdir(probe, dir_fd=self._root.descriptor)
-        raise UnionError(
-            "the filesystem of the upper directory takes no extended attributes user.overlay.*"
-            f" ({reason}): use a directory on another, not in a union"
-        )
 
 
 def remove_tree(directory_fd: int, name: bytes) -> None:

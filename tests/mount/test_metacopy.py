@@ -72,7 +72,8 @@ def test_metacopies_chain_over_layers(both: Mounts[Mount]) -> None:
 
 
 def test_metacopies_of_users(union: Mounts[UnionMount]) -> None:
-    mount = union(BASE, {"file": _metacopy(len(CONTENT), namespace="user")})
+    layer: Tree = {"file": _metacopy(len(CONTENT), namespace="user")}
+    mount = union(BASE, layer, options=["userxattr"])
     for when in three_times(mount):
         _check(mount / "file", CONTENT, when)
 

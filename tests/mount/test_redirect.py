@@ -76,7 +76,8 @@ def test_a_redirect_is_followed(both: Mounts[Mount], top: Tree, shown: Tree) -> 
 
 
 def test_a_redirect_of_users(union: Mounts[UnionMount]) -> None:
-    mount = union(BASE, {"new": redirect({"n": "top"}, "/old", "user.overlay"), "old": WHITEOUT})
+    layer: Tree = {"new": redirect({"n": "top"}, "/old", "user.overlay"), "old": WHITEOUT}
+    mount = union(BASE, layer, options=["userxattr"])
     for when in three_times(mount):
         assert tree(mount / "new") == {"a": "base", "e": {"b": "base"}, "n": "top"}, when
 

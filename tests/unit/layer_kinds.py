@@ -13,6 +13,7 @@ from typing import Final
 
 from tests.support.layers import WHITEOUT, Directory, Entry, File, as_entry, build, xwhiteout
 from tests.unit.memory import MemoryLayer
+from unionfs.layers import markers
 from unionfs.layers.base import Layer
 from unionfs.layers.directory import DirectoryLayer
 from unionfs.layers.markers import Dialects
@@ -76,13 +77,14 @@ def _directory(
     spell: Callable[[Directory], Directory] = _as_they_are,
     dialects: Dialects = Dialects.AUTO,
     *,
+    namespace: bytes = markers.TRUSTED,
     writable: bool = False,
 ) -> Kind:
     def kind(path: Path, root: Directory) -> Opener:
         written = _spelled(root, names, spell)
         assert isinstance(written, Directory)
         build(path, written)
-        return lambda: DirectoryLayer(bytes(path), dialects, writable=writable)
+        return lambda: DirectoryLayer(bytes(path), dialects, namespace=namespace, writable=writable)
 
     return kind
 
@@ -95,7 +97,7 @@ KINDS: Final[dict[str, Kind]] = {
     "memory": _memory,
     "overlay": _directory({}, dialects=Dialects.OVERLAY),
     "upper": _directory({}, writable=True),
-    "attributes": _directory(_AS_USER, _attributes),
+    "attributes": _directory(_AS_USER, _attributes, namespace=markers.USER),
     "oci": _directory({}, _oci_files),
     "fuse-overlayfs": _directory({_OPAQUE: "user.fuseoverlayfs.opaque"}),
 }

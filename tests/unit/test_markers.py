@@ -58,19 +58,26 @@ def test_every_mark_we_write_is_hidden() -> None:
         markers.INDEX,
     )
     for mark in marks:
-        assert all(markers.is_mark(spelling) for spelling in markers.spellings(mark))
+        assert all(markers.is_mark(name) for name in markers.spellings(mark, markers.USER))
 
 
 def test_roots_spelling_wins_over_a_users() -> None:
-    assert markers.spellings(markers.REDIRECT) == (
+    assert markers.spellings(markers.REDIRECT, markers.USER) == (
         b"trusted.overlay.redirect",
         b"user.overlay.redirect",
     )
-    assert markers.spellings(markers.OPAQUE) == (
-        b"trusted.overlay.opaque",
-        b"user.overlay.opaque",
-        b"user.fuseoverlayfs.opaque",
-    )
+    for namespace in (markers.TRUSTED, markers.USER):
+        assert markers.spellings(markers.OPAQUE, namespace) == (
+            b"trusted.overlay.opaque",
+            b"user.overlay.opaque",
+            b"user.fuseoverlayfs.opaque",
+        )
+
+
+def test_what_anybody_can_set_only_hides_unless_asked_for() -> None:
+    for mark in (markers.REDIRECT, markers.METACOPY, markers.ORIGIN, markers.NUMBER, markers.INDEX):
+        assert markers.spellings(mark, markers.TRUSTED) == (markers.TRUSTED + mark,)
+    assert len(markers.spellings(markers.WHITEOUT_ATTRIBUTE, markers.TRUSTED)) == 2
 
 
 @pytest.mark.parametrize(

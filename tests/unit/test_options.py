@@ -48,6 +48,10 @@ def test_names_may_have_any_bytes() -> None:
         (["noatime,relatime"], set()),
         (["noexec,sync,dirsync,exec,async"], {"dirsync"}),
         (["allow_other,volatile,debug"], {"allow_other", "volatile", "debug"}),
+        (["fsync=0"], {"volatile"}),
+        (["volatile,fsync=1"], set()),
+        (["lowerdir=a"], {"suid"}),
+        (["nosuid,lowerdir=a"], set()),
     ],
 )
 def test_of_opposite_options_the_later_holds(words: list[str], flags: set[str]) -> None:

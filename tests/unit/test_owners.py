@@ -51,6 +51,11 @@ def test_an_owner_in_no_range_is_never_given(shown: int) -> None:
     assert _error(lambda: MAPPED.users.changed(shown)) == errno.EINVAL
 
 
+def test_ranges_may_begin_with_a_colon() -> None:
+    """So containers/storage writes them."""
+    assert parse(["uidmapping=:0:100000:65536"]) == parse(["uidmapping=0:100000:65536"])
+
+
 def test_squashed_owners_show_as_one_and_stay() -> None:
     assert {SQUASHED.users.shown(stored) for stored in (0, 5, 100000)} == {0}
     assert {SQUASHED.groups.shown(stored) for stored in (0, 5, 100000)} == {7}

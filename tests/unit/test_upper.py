@@ -25,6 +25,7 @@ from tests.support.layers import (
 from tests.support.snapshots import tree
 from tests.unit.errors import raises
 from unionfs import syscalls
+from unionfs.layers import markers
 from unionfs.layers.places import Place
 from unionfs.model import BusyError, Caller, UnionError
 from unionfs.upper import Upper
@@ -47,8 +48,9 @@ class Directories:
         build(self.upper, content)
         self.work.mkdir()
 
-    def open(self, *, volatile: bool = False) -> Upper:
-        opened = Upper(bytes(self.upper), bytes(self.work), volatile=volatile)
+    def open(self, *, volatile: bool = False, namespace: bytes = markers.TRUSTED) -> Upper:
+        upper, work = bytes(self.upper), bytes(self.work)
+        opened = Upper(upper, work, volatile=volatile, namespace=namespace)
         self._stack.callback(opened.close)
         return opened
 
@@ -512,19 +514,9 @@ def test_a_noted_link_count_is_read_back(make: Make) -> None:
     assert upper.links(file, upper_links=99, lower_links=10) == 7
 
 
-def test_without_privileges_marks_are_a_users(
-    directories: Directories, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    setxattr = os.setxattr
-
-    def as_user(path: bytes, name: bytes, *args: object, **options: bool) -> None:
-        if name.startswith(b"trusted."):
-            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-        setxattr(path, name, *args, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(os, "setxattr", as_user)
+def test_marks_are_a_users_if_asked_for(directories: Directories) -> None:
     directories.build({"gone": WHITEOUT})
-    upper = directories.open()
+    upper = directories.open(namespace=markers.USER)
     upper.make_directory(upper.root, b"gone", 0o755, ROOT)
     assert os.listxattr(directories.upper / "gone") == ["user.overlay.opaque"]
 

@@ -20,10 +20,12 @@ from typing import Final
 import pyfuse3
 import trio
 
+from unionfs import syscalls
 from unionfs.driver import handshake, log, mounts, preflight, records
 from unionfs.driver.operations import UnionOperations
 from unionfs.driver.preflight import Directory
 from unionfs.filesystem import Filesystem
+from unionfs.layers import markers
 from unionfs.layers.base import Layer
 from unionfs.layers.markers import Dialects
 from unionfs.model import BusyError, UnionError
@@ -130,7 +132,7 @@ def _open(plan: Plan, undo: contextlib.ExitStack) -> Filesystem:
     Raises UnionError.
     """
     with contextlib.ExitStack() as opened:
-        layers = open_layers(plan.layers, plan.dialects, plan.point)
+        layers = open_layers(plan.layers, plan.dialects, _namespace(plan), plan.point)
         for layer in layers:
             opened.callback(layer.close)
         upper = None
@@ -156,12 +158,23 @@ def _open_upper(
     preflight.require_own(Directory.at("work", work), [*others, own], target)
     while True:
         try:
-            volatile = "volatile" in plan.options.flags
-            return Upper(upper, work, volatile=volatile, dialects=plan.dialects)
+            return Upper(
+                upper,
+                work,
+                volatile="volatile" in plan.options.flags,
+                dialects=plan.dialects,
+                namespace=_namespace(plan),
+            )
         except BusyError as error:
             _wait_for_user(upper, work, error)
         except OSError as error:
             raise problem("upper", upper, error) from error
+
+
+def _namespace(plan: Plan) -> bytes:
+    """What marks are written in, and believed in: where not everybody can set them, if we may."""
+    by_users = "userxattr" in plan.options.flags or not syscalls.may_use_trusted_attributes()
+    return markers.USER if by_users else markers.TRUSTED
 
 
 def _default_work(upper: bytes, undo: contextlib.ExitStack) -> bytes:
@@ -225,7 +238,10 @@ def _fuse_options(plan: Plan) -> set[str]:
     """What libfuse is asked for: only options that it knows, it ends the process for others."""
     flags = plan.options.flags
     options = {"default_permissions", f"subtype={mounts.SUBTYPE}"} | (flags & _PASSED_ON)
-    if os.geteuid() == 0 and "allow_root" not in flags:
+    if os.geteuid() != 0:
+        # fusermount3 would pass over it, with a line for each mount.
+        options.discard("suid")
+    elif "allow_root" not in flags:
         options.add("allow_other")
     if plan.upper is None or "ro" in flags:
         options.add("ro")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 import struct
@@ -16,6 +17,8 @@ from unionfs.layers.markers import Dialects
 from unionfs.layers.places import Place
 from unionfs.model import UNREAD, WHITEOUT, Entry, Mark, PackedAttributes
 
+_log: Final = logging.getLogger(__name__)
+
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 # struct ovl_fb of fs/overlayfs/overlayfs.h: version, magic, length, flags, type, filesystem.
 _ORIGIN: Final = struct.Struct("=BBBBB16s")
@@ -26,7 +29,8 @@ _ORIGIN_ENDIAN: Final = 0 if sys.byteorder == "little" else 1
 class DirectoryLayer:
     """The tree below a directory; see :class:`unionfs.layers.base.Layer` for the contract.
 
-    path: the directory. dialects: what its whiteouts may look like. writable: it is to be an
+    path: the directory. dialects: what its whiteouts may look like. namespace: whose marks are
+    believed (see :func:`unionfs.layers.markers.spellings`). writable: it is to be an
     upper, and has to be reached by the mount it lies on; any other layer is reached by a private
     read-only view of it where our privileges allow (see :func:`unionfs.syscalls.clone_tree`).
 
@@ -34,10 +38,17 @@ class DirectoryLayer:
     """
 
     def __init__(
-        self, path: bytes, dialects: Dialects = Dialects.AUTO, *, writable: bool = False
+        self,
+        path: bytes,
+        dialects: Dialects = Dialects.AUTO,
+        *,
+        namespace: bytes = markers.TRUSTED,
+        writable: bool = False,
     ) -> None:
         self._path = os.path.realpath(path)
         self._oci = dialects is Dialects.AUTO
+        self._namespace = namespace
+        self._doubted = False
         self._writable = writable
         self._filesystems: dict[int, bytes] = {}
         plain = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -104,7 +115,9 @@ class DirectoryLayer:
     def metacopy(self, entry: Entry) -> bytes | None:
         place: Place = entry.handle
         present = places.listxattr(place)
-        if not any(name in present for name in markers.spellings(markers.METACOPY)):
+        if not self._has_mark(markers.METACOPY, present):
+            if self._doubts(markers.METACOPY, present):
+                raise OSError(errno.EIO, "whose content this file has only a user says", place.name)
             return None
         return self._redirect(place, present) or b""
 
@@ -167,6 +180,28 @@ class DirectoryLayer:
     def close(self) -> None:
         places.forget_below(self._root)
 
+    def mark(self, place: Place, mark: bytes, present: Sequence[bytes]) -> bytes | None:
+        """The value of a mark in the spelling that wins; *present* is what ``listxattr`` gave."""
+        for name in markers.spellings(mark, self._namespace):
+            if name in present:
+                return places.getxattr(place, name)
+        return None
+
+    def _has_mark(self, mark: bytes, present: Sequence[bytes]) -> bool:
+        return any(name in present for name in markers.spellings(mark, self._namespace))
+
+    def _doubts(self, mark: bytes, present: Sequence[bytes]) -> bool:
+        """Whether there is a mark that anybody may have set; the log tells of the first."""
+        doubted = markers.USER + mark in present
+        if doubted and not self._doubted:
+            self._doubted = True
+            _log.warning(
+                "layer %s: marks %s count only with -o userxattr, as anybody can set them",
+                self.identity,
+                os.fsdecode(markers.USER + mark),
+            )
+        return doubted
+
     def _check_same(self, entry: Entry, now: os.stat_result, cause: OSError | None = None) -> None:
         then = entry.attributes
         if (now.st_dev, now.st_ino) != (then.st_dev, then.st_ino):
@@ -185,7 +220,7 @@ class DirectoryLayer:
 
     def _directory(self, place: Place, attributes: os.stat_result, hidden: bool) -> Entry:
         present = places.listxattr(place)
-        opaque = read_mark(place, markers.OPAQUE, present)
+        opaque = self.mark(place, markers.OPAQUE, present)
         # They are for lower layers only (overlayfs.rst).
         place.whiteout_attributes = not self._writable and opaque == markers.OPAQUE_WITH_WHITEOUTS
         return Entry(
@@ -218,12 +253,12 @@ class DirectoryLayer:
     def _is_whiteout_file(self, place: Place) -> bool:
         if place.parent is None or not place.parent.whiteout_attributes:
             return False
-        present = places.listxattr(place)
-        return any(name in present for name in markers.spellings(markers.WHITEOUT_ATTRIBUTE))
+        return self._has_mark(markers.WHITEOUT_ATTRIBUTE, places.listxattr(place))
 
     def _redirect(self, place: Place, present: Sequence[bytes]) -> bytes | None:
-        value = read_mark(place, markers.REDIRECT, present)
+        value = self.mark(place, markers.REDIRECT, present)
         if value is None:
+            self._doubts(markers.REDIRECT, present)
             return None
         names = value[1:].split(b"/") if value.startswith(b"/") else [value]
         if any(name in (b"", b".", b"..") or b"/" in name or b"\0" in name for name in names):
@@ -243,14 +278,6 @@ class DirectoryLayer:
                 os.close(descriptor)
             self._filesystems[device] = known
         return known
-
-
-def read_mark(place: Place, mark: bytes, present: Sequence[bytes]) -> bytes | None:
-    """The value of a mark in the spelling that wins; *present* is what ``listxattr`` gave."""
-    for name in markers.spellings(mark):
-        if name in present:
-            return places.getxattr(place, name)
-    return None
 
 
 def _exists(descriptor: int, name: bytes) -> bool:

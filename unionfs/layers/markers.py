@@ -55,11 +55,18 @@ def is_mark(attribute: bytes) -> bool:
     return attribute.startswith((TRUSTED, USER, _FUSE_OVERLAYFS))
 
 
-def spellings(mark: bytes) -> tuple[bytes, ...]:
-    """The attributes that may hold *mark*, the one that wins first."""
+def spellings(mark: bytes, namespace: bytes) -> tuple[bytes, ...]:
+    """The attributes that may hold *mark*, the one that wins first.
+
+    namespace: TRUSTED if only those who may write that are believed, else USER. Everybody may set
+    ``user.`` attributes on files of their own. That something is hidden there harms nobody else;
+    a redirect, or a mark about another file, would show what its owner may not see.
+    """
     if mark == OPAQUE:
         return (TRUSTED + mark, USER + mark, _FUSE_OVERLAYFS + mark)
-    return (TRUSTED + mark, USER + mark)
+    if mark == WHITEOUT_ATTRIBUTE or namespace == USER:
+        return (TRUSTED + mark, USER + mark)
+    return (TRUSTED + mark,)
 
 
 def is_whiteout_device(attributes: Attributes) -> bool:
