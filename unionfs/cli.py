@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ from unionfs import __version__
 from unionfs.driver import container, daemon, records, session
 from unionfs.driver.session import Plan
 from unionfs.layers.markers import Dialects
-from unionfs.model import UnionError
+from unionfs.model import UnionError, printable
 from unionfs.options import Options, UsageError, parse
 
 _FAILED: Final = 1
@@ -225,13 +224,13 @@ def _list(*, as_json: bool) -> None:
         print(json.dumps([union.as_json() for union in unions], indent=2))
         return
     for union in unions:
-        print(_printable(os.fsdecode(union.point)))
+        print(printable(os.fsdecode(union.point)))
         print(f"  process  {union.process or 'gone, or of another user'}")
         if union.upper is not None and union.work is not None:
-            print(f"  upper    {_printable(os.fsdecode(union.upper))}")
-            print(f"  work     {_printable(os.fsdecode(union.work))}")
+            print(f"  upper    {printable(os.fsdecode(union.upper))}")
+            print(f"  work     {printable(os.fsdecode(union.work))}")
         for layer in union.layers:
-            print(f"  layer    {_printable(os.fsdecode(layer))}")
+            print(f"  layer    {printable(os.fsdecode(layer))}")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -240,13 +239,7 @@ def _require(condition: bool, message: str) -> None:
 
 
 def _complain(message: str) -> None:
-    print(f"unionmount: {_printable(message)}", file=sys.stderr)
-
-
-def _printable(text: str) -> str:
-    """*text* on one line, whatever names are in it: control characters and non-UTF-8 escaped."""
-    escaped = re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text)
-    return os.fsencode(escaped).decode("utf-8", "backslashreplace")
+    print(f"unionmount: {printable(message)}", file=sys.stderr)
 
 
 def _open_standard_streams() -> None:

@@ -19,7 +19,7 @@ import xxhash
 
 from unionfs import syscalls
 from unionfs.merge import Source
-from unionfs.model import Attributes
+from unionfs.model import NO_ID, Attributes
 from unionfs.upper import Upper
 
 _CHANGED: Final = "a layer changed while it was copied"
@@ -47,6 +47,9 @@ class Plan:
 def plan(upper: Upper, source: Source, marks: Iterable[tuple[bytes, bytes]]) -> Plan:
     """Read what the copy of *source* has to have. Raises OSError of the layer."""
     _, layer, entry = source
+    if NO_ID in (entry.attributes.st_uid, entry.attributes.st_gid):
+        # As overlayfs: the copy would be somebody else's.
+        raise OSError(errno.EOVERFLOW, "the owner has no number in this user namespace")
     extended = [(name, layer.getxattr(entry, name)) for name in layer.listxattr(entry)]
     spelled = [(upper.prefix + mark, value) for mark, value in marks]
     return Plan(entry.attributes, extended, spelled)
@@ -72,16 +75,17 @@ def copy_regular(
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     target_fd = os.open(name, flags, 0o600, dir_fd=upper.scratch)
     try:
-        copy_content(content_fd, target_fd, size)
-        _apply(target_fd, wanted)
-        if size and not upper.volatile:
-            os.fsync(target_fd)
-        return os.fstat(target_fd)
+        try:
+            copy_content(content_fd, target_fd, size)
+            _apply(target_fd, wanted)
+            if size and not upper.volatile:
+                os.fsync(target_fd)
+            return os.fstat(target_fd)
+        finally:
+            os.close(target_fd)
     except BaseException:
         os.unlink(name, dir_fd=upper.scratch)
         raise
-    finally:
-        os.close(target_fd)
 
 
 def copy_other(upper: Upper, name: bytes, source: Source, wanted: Plan) -> os.stat_result:

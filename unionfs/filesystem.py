@@ -449,9 +449,9 @@ class Filesystem:
     def release(self, handle: int) -> None:
         """Close an open file."""
         file = self._files.pop(handle)
-        os.close(file.descriptor)
         file.node.files.remove(file)
         self._tree.release(file.node)
+        os.close(file.descriptor)
 
     def _opened(self, node: Node, descriptor: int, writable: bool) -> OpenFile:
         file = OpenFile(node, descriptor, writable)
@@ -539,6 +539,8 @@ class Filesystem:
         try:
             return self._find(parent, name)
         except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
             _log.warning("%r is left out of a listing: %s", name, error)
             return None
 
@@ -551,7 +553,7 @@ class Filesystem:
         """A directory, its place in the upper, and that *name* is free in it and allowed."""
         self._check_new_name(name)
         directory = self._node(parent)
-        if name in self._tree.children(directory):
+        if self._find(directory, name) is not None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         self._tree.raise_directory(directory)
         return directory, _upper_place(directory)

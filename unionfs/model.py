@@ -6,6 +6,8 @@ Nothing here does I/O and nothing here knows FUSE.
 from __future__ import annotations
 
 import enum
+import os
+import re
 import stat
 import struct
 from dataclasses import dataclass
@@ -13,6 +15,13 @@ from typing import Any, Final, Protocol
 
 NAME_MAX: Final = 255
 """Bytes a name may have (limits.h, and every filesystem that can be an upper)."""
+
+NO_ID: Final = (1 << 32) - 1
+"""An owner who has no number here: told of it, the kernel gives nobody rights over the inode, and
+shows OVERFLOW_ID (inode_permission of its fs/namei.c)."""
+
+OVERFLOW_ID: Final = 65534
+"""What stands for ids that have no number in a user namespace (user_namespaces(7))."""
 
 
 class Attributes(Protocol):
@@ -100,6 +109,14 @@ class PackedAttributes:
             status.st_ctime_ns,
         )
 
+    def without_owner(self) -> PackedAttributes:
+        """The same, but what seems to be of OVERFLOW_ID is of NO_ID."""
+        other = PackedAttributes(self)
+        values = list(self._LAYOUT.unpack(self.packed))
+        values[2:4] = [NO_ID if number == OVERFLOW_ID else number for number in values[2:4]]
+        other.packed = self._LAYOUT.pack(*values)
+        return other
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PackedAttributes) and self.packed == other.packed
 
@@ -151,6 +168,12 @@ class Caller:
     uid: int
     gid: int
     umask: int
+
+
+def printable(text: str) -> str:
+    """*text* on one line, whatever names are in it: control characters and non-UTF-8 escaped."""
+    escaped = re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+    return os.fsencode(escaped).decode("utf-8", "backslashreplace")
 
 
 class UnionError(Exception):

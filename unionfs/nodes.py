@@ -22,6 +22,7 @@ ROOT_NUMBER: Final = 1
 _INODE_BITS: Final = 48
 _SPACES_MAX: Final = 1 << 15
 _HASHED: Final = 1 << 63
+_NUMBER_MAX: Final = (1 << 64) - 1
 
 Identity = tuple[int, int, int]
 """(domain, device, inode): one inode of the host, as one layer shows it."""
@@ -95,6 +96,7 @@ class Node:
     content: for a regular file, once asked for: the source of its content.
     children: for a directory, once asked for: its names, each with its node or with the position
         of the topmost layer that has it.
+    listed: whether those are all; not so in a directory that we may pass through but not list.
     files: what is open; lookups: the kernel's references; known_below: names of nodes in here.
     """
 
@@ -106,6 +108,7 @@ class Node:
         "index_key",
         "known_below",
         "links",
+        "listed",
         "lookups",
         "lower",
         "mode",
@@ -132,6 +135,7 @@ class Node:
         self.links = 0
         self.content: Source | None = None
         self.children: dict[bytes, Node | int] | None = None
+        self.listed = False
         self.files: list[OpenFile] = []
         self.lookups = 0
         self.known_below = 0
@@ -198,6 +202,9 @@ class Nodes:
     def __len__(self) -> int:
         return len(self._nodes)
 
+    def __contains__(self, number: int) -> bool:
+        return number in self._nodes
+
     def __iter__(self) -> Iterator[Node]:
         return iter(self._nodes.values())
 
@@ -210,9 +217,9 @@ class Nodes:
         return self._files.get(identity)
 
     def free(self, number: int) -> int:
-        """*number*, or the next that no node has: a hash may collide, an upper may be a copy."""
+        """*number*, or the next that no node has: a hash may collide."""
         while number in self._nodes:
-            number += 1
+            number = number + 1 if number < _NUMBER_MAX else ROOT_NUMBER + 1
         return number
 
     def add(self, node: Node) -> None:

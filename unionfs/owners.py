@@ -11,11 +11,9 @@ import struct
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-OVERFLOW: Final = 65534
-"""What stands for an id that has no other (/proc/sys/kernel/overflowuid, proc(5))."""
+from unionfs.model import NO_ID
 
-ID_MAX: Final = (1 << 32) - 2
-"""The largest id; the next one means "none" in chown(2)."""
+ID_MAX: Final = NO_ID - 1
 
 _ACLS: Final = frozenset((b"system.posix_acl_access", b"system.posix_acl_default"))
 # include/uapi/linux/posix_acl_xattr.h: a version, then tag, permissions and id of each entry.
@@ -49,7 +47,7 @@ class Ids:
     squashed: int | None = None
 
     def shown(self, stored: int) -> int:
-        """What an owner shows as: OVERFLOW if no range has it."""
+        """What an owner shows as: NO_ID if no range has it."""
         return self._mapped(stored) if self.squashed is None else self.squashed
 
     def stored(self, shown: int, error: int) -> int:
@@ -79,11 +77,14 @@ class Ids:
         for piece in self.ranges:
             if 0 <= stored - piece.stored < piece.length:
                 return piece.shown + stored - piece.stored
-        return OVERFLOW
+        return NO_ID
 
     def translated(self, number: int, *, inwards: bool) -> int:
-        """An id in an attribute's value; those are not squashed, as they would be one."""
-        return self.stored(number, errno.EINVAL) if inwards else self._mapped(number)
+        """An id in an attribute's value; those are not squashed, as they would be one.
+
+        One that no range has shows as ID_MAX: an ACL with NO_ID would be no ACL to the kernel.
+        """
+        return self.stored(number, errno.EINVAL) if inwards else min(self._mapped(number), ID_MAX)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import struct
@@ -25,11 +26,16 @@ _MOUNT_ATTR_NOSYMFOLLOW: Final = 0x200000
 # open_tree(2) and mount_setattr(2) have these numbers on every architecture (they are newer than
 # the common table of include/uapi/asm-generic/unistd.h), and glibc 2.31 has no wrapper for them.
 _SYS_OPEN_TREE: Final = 428
+_SYS_FACCESSAT2: Final = 439
 _SYS_MOUNT_SETATTR: Final = 442
 
 _FICLONE: Final = 0x40049409
 _INITIAL_USER_NAMESPACE: Final = 0xEFFFFFFD
 _CAP_SYS_ADMIN: Final = 21
+_ALL_IDS: Final = (1 << 32) - 1
+_AT_FDCWD: Final = -100
+_AT_EACCESS: Final = 0x200
+_AT_SYMLINK_NOFOLLOW: Final = 0x100
 _FS_IOC_GETFSUUID: Final = 0x80111500
 
 _PR_GET_SECUREBITS: Final = 27
@@ -88,25 +94,33 @@ def clone_tree(directory_fd: int) -> int:
     flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_RECURSIVE | _AT_EMPTY_PATH
     here = ctypes.c_char_p(b"")
     descriptor = check(libc.syscall(_SYS_OPEN_TREE, ctypes.c_int(directory_fd), here, flags))
-    wanted = _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NODEV | _MOUNT_ATTR_NOATIME | _MOUNT_ATTR_NOSYMFOLLOW
-    # struct mount_attr: attr_set, attr_clr (the access time modes are one field, to be cleared
-    # first), propagation, userns_fd.
-    attributes = struct.pack("=QQQQ", wanted, _MOUNT_ATTR_ATIME_MASK, _MS_PRIVATE, 0)
+    wanted = _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NODEV | _MOUNT_ATTR_NOSYMFOLLOW
     try:
-        check(
-            libc.syscall(
-                _SYS_MOUNT_SETATTR,
-                ctypes.c_int(descriptor),
-                here,
-                _AT_EMPTY_PATH | _AT_RECURSIVE,
-                ctypes.c_char_p(attributes),
-                ctypes.c_size_t(len(attributes)),
-            )
-        )
+        try:
+            _set_attributes(descriptor, wanted | _MOUNT_ATTR_NOATIME, _MOUNT_ATTR_ATIME_MASK)
+        except PermissionError:
+            # In a user namespace access times stay as whoever mounted has decided.
+            _set_attributes(descriptor, wanted, 0)
     except OSError:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _set_attributes(tree: int, wanted: int, cleared: int) -> None:
+    # struct mount_attr: attr_set, attr_clr (the access time modes are one field, to be cleared
+    # first), propagation, userns_fd.
+    attributes = struct.pack("=QQQQ", wanted, cleared, _MS_PRIVATE, 0)
+    check(
+        libc.syscall(
+            _SYS_MOUNT_SETATTR,
+            ctypes.c_int(tree),
+            ctypes.c_char_p(b""),
+            _AT_EMPTY_PATH | _AT_RECURSIVE,
+            ctypes.c_char_p(attributes),
+            ctypes.c_size_t(len(attributes)),
+        )
+    )
 
 
 def file_handle(directory_fd: int, name: bytes) -> tuple[int, bytes]:
@@ -131,8 +145,10 @@ def filesystem_uuid(descriptor: int) -> bytes:
     buffer = bytearray(17)
     try:
         fcntl.ioctl(descriptor, _FS_IOC_GETFSUUID, buffer)
-    except OSError:
-        return bytes(16)
+    except OSError as error:
+        if error.errno in (errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL):
+            return bytes(16)
+        raise
     return bytes(buffer[1:17]) if buffer[0] == 16 else bytes(16)
 
 
@@ -142,6 +158,27 @@ def clone_file(source_fd: int, target_fd: int) -> None:
     Raises OSError (EOPNOTSUPP, EXDEV, EINVAL, ENOTTY where that is not possible).
     """
     fcntl.ioctl(target_fd, _FICLONE, source_fd)
+
+
+def is_denied(path: bytes, right: int, *, follow: bool) -> bool:
+    """Whether faccessat2(2) says EACCES, and not that a mount is read-only.
+
+    right: one of ``os.R_OK``, ``os.W_OK``, ``os.X_OK``; our effective ids and capabilities count.
+    """
+    flags = _AT_EACCESS | (0 if follow else _AT_SYMLINK_NOFOLLOW)
+    here, name = ctypes.c_int(_AT_FDCWD), ctypes.c_char_p(path)
+    failed = libc.syscall(_SYS_FACCESSAT2, here, name, ctypes.c_int(right), ctypes.c_int(flags))
+    return bool(failed) and ctypes.get_errno() == errno.EACCES
+
+
+def every_id_is_mapped() -> bool:
+    """Whether all users and groups of the machine have a number in our user namespace."""
+
+    def mapped(kind: str) -> int:
+        with open(f"/proc/self/{kind}_map") as lines:
+            return sum(int(line.split()[2]) for line in lines)
+
+    return min(mapped("uid"), mapped("gid")) == _ALL_IDS
 
 
 def may_use_trusted_attributes() -> bool:

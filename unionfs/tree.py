@@ -63,25 +63,35 @@ class Tree:
 
     def lookup(self, parent: Node, name: bytes) -> Node:
         """The node called *name* in *parent*. Raises OSError: ENOENT if there is none."""
-        children = self.children(parent)
+        children = self._known_children(parent)
         found = children.get(name)
         if isinstance(found, Node):
             return found
-        if found is None:
+        if found is None and parent.listed:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         sources = merge.resolve(self._layers, parent.stack, name, found)
         if not sources:
-            del children[name]
-            raise FileNotFoundError(errno.ENOENT, "a layer changed while it was mounted")
+            # If it was listed, a layer has changed while it was mounted.
+            children.pop(name, None)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return self._discover(parent, name, sources)
 
     def children(self, node: Node) -> dict[bytes, Node | int]:
         """The names in a directory, each with its node or the position of its topmost layer."""
-        if node.children is None:
+        if node.children is None or not node.listed:
             if not node.is_directory:
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-            node.children = dict[bytes, Node | int](merge.children(node.stack))
+            node.children = {**merge.children(node.stack), **(node.children or {})}
+            node.listed = True
         return node.children
+
+    def _known_children(self, node: Node) -> dict[bytes, Node | int]:
+        try:
+            return self.children(node)
+        except PermissionError:
+            if node.children is None:
+                node.children = {}
+            return node.children
 
     def shows_below(self, parent: Node, name: bytes) -> bool:
         """Whether the layers below the upper show anything under *name* in *parent*."""
@@ -96,9 +106,11 @@ class Tree:
         blocks = attributes.st_blocks
         if node.is_regular and blocks == 0 and attributes.st_size and node.content is not node.top:
             # A file of holes, or a metacopy, whose blocks are those of its content. That this is
-            # missing is an error for who wants to read it.
-            with contextlib.suppress(OSError):
+            # missing is an error for who wants to read it, and must not look like a hole.
+            try:
                 blocks = self.content(node).entry.attributes.st_blocks
+            except OSError:
+                blocks = -(-attributes.st_size // 512)
         return Status(attributes, self._links_of(node, attributes), blocks)
 
     def _links_of(self, node: Node, attributes: Attributes) -> int:
@@ -139,6 +151,9 @@ class Tree:
     def made(self, parent: Node, name: bytes) -> Node:
         """The node of what was just made in the upper under *name*."""
         assert parent.upper is not None
+        assert parent.children is not None
+        # It is there, even if the rest fails.
+        parent.children[name] = self._upper_position
         place = Place(parent.upper.entry.handle, name)
         attributes = places.status(place)
         source = Source(self._upper_position, self.upper.layer, Entry(attributes, place))
@@ -147,7 +162,7 @@ class Tree:
         node = Node(number, identity, attributes.st_mode, source, ())
         node.content = source
         if node.is_directory:
-            node.children = {}
+            node.children, node.listed = {}, True
         self.nodes.add(node)
         self.nodes.add_name(node, parent, name, below=None)
         return node
@@ -221,13 +236,9 @@ class Tree:
         self.upper.set_links_by_upper(node.upper.entry.handle, node.links)
 
     def open_upper(self, node: Node, flags: int) -> int:
-        """Open what the upper has of a regular file."""
+        """Open what the upper has of a regular file. Raises OSError: ESTALE if it has another."""
         assert node.upper is not None
-        place: Place = node.upper.entry.handle
-        flags |= os.O_CLOEXEC
-        if place.parent is None:
-            return os.open(places.reference(place)[0], flags & ~os.O_NOFOLLOW)
-        return os.open(place.name, flags | os.O_NOFOLLOW, dir_fd=places.directory(place.parent))
+        return self.upper.open(node.upper.entry, flags)
 
     # Helpers
 
@@ -278,7 +289,8 @@ class Tree:
         attributes = top.entry.attributes
         identity = self._numbering.identity(top.position, attributes)
         number = None if upper is None else self.upper.number(upper.entry.handle)
-        if number is None or number <= ROOT_NUMBER or number >> 64:
+        if number is None or number <= ROOT_NUMBER or number >> 64 or number in self.nodes:
+            # None was kept, or another file has it, as an upper may be a copy.
             number = self._numbering.number(identity)
         node = Node(number, identity, attributes.st_mode, upper, lower)
         if upper is not None and key is not None:

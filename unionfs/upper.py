@@ -20,14 +20,14 @@ from unionfs.layers import markers, places
 from unionfs.layers.directory import DirectoryLayer
 from unionfs.layers.markers import Dialects
 from unionfs.layers.places import Place
-from unionfs.model import Caller
+from unionfs.model import Caller, Entry
 from unionfs.workdir import DIRECTORY, WorkDirectory, names_in
 
 _T = TypeVar("_T")
 
 _DIGITS_MAX: Final = 20  # of a number of 64 bits
-_LINKS_MAX: Final = 1 << 32
-_LINKS: Final = re.compile(rb"([LU])([+-]\d+)")
+_LINKS_MAX: Final = (1 << 32) - 1
+_LINKS: Final = re.compile(rb"([LU])([+-]\d{1,10})")
 
 
 class Upper:
@@ -310,6 +310,25 @@ class Upper:
 
     # Changing what is there
 
+    def open(self, entry: Entry, flags: int) -> int:
+        """Open a regular file; answers the descriptor.
+
+        Raises OSError: ESTALE if somebody else put another in its place. It never waits for one.
+        """
+        place: Place = entry.handle
+        flags |= os.O_CLOEXEC | os.O_NONBLOCK
+        if place.parent is None:
+            return os.open(places.reference(place)[0], flags & ~os.O_NOFOLLOW)
+        descriptor = os.open(
+            place.name, flags | os.O_NOFOLLOW, dir_fd=places.directory(place.parent)
+        )
+        try:
+            self.layer.check_same(entry, os.fstat(descriptor))
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
     def change_owner(self, place: Place, uid: int, gid: int) -> None:
         """chown(2) of the entry itself; -1 leaves one as it is."""
         path, follow = places.reference(place)
@@ -381,7 +400,7 @@ class Upper:
         if not (match := _LINKS.fullmatch(value)):
             return lower_links
         base = upper_links if match[1] == b"U" else lower_links
-        return base + int(match[2])
+        return min(max(base + int(match[2]), 0), _LINKS_MAX)
 
     def set_links_by_upper(self, place: Place, links: int) -> None:
         """Note the links relative to the upper inode's, before both change by one together."""
@@ -475,7 +494,10 @@ class Upper:
         directory_fd = places.directory(parent)
         with contextlib.suppress(FileExistsError):
             self._work.link_whiteout(directory_fd, name)
-        os.unlink(markers.whiteout_name(name), dir_fd=directory_fd)
+        # It may be a directory.
+        scratch = self.scratch_name()
+        syscalls.renameat2(directory_fd, markers.whiteout_name(name), self.scratch, scratch)
+        self._work.discard(scratch)
         parent.hidden -= {name}
 
     def _is_whiteout(self, parent: Place, name: bytes) -> bool:

@@ -200,6 +200,8 @@ class WorkDirectory:
                 Place(self._root, probe), namespace + markers.OPAQUE, markers.OPAQUE_YES
             )
         except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
+                raise
             raise UnionError(
                 "the filesystem of the upper directory takes no extended attributes "
                 f"{os.fsdecode(namespace)}* ({error.strerror}): use a directory on another, not in"
@@ -216,13 +218,36 @@ def remove_tree(directory_fd: int, name: bytes) -> None:
         return
     except IsADirectoryError:
         pass
-    descriptor = os.open(name, DIRECTORY, dir_fd=directory_fd)
+    # However deep it is, one descriptor and no recursion do.
+    here = os.open(name, DIRECTORY, dir_fd=directory_fd)
+    above = [name]
+    left = [os.listdir(here)]
     try:
-        for child in os.listdir(descriptor):
-            remove_tree(descriptor, os.fsencode(child))
+        while True:
+            if left[-1]:
+                child = os.fsencode(left[-1].pop())
+                try:
+                    os.unlink(child, dir_fd=here)
+                except IsADirectoryError:
+                    here = _step(here, child)
+                    above.append(child)
+                    left.append(os.listdir(here))
+            elif len(left) > 1:
+                left.pop()
+                here = _step(here, b"..")
+                os.rmdir(above.pop(), dir_fd=here)
+            else:
+                break
     finally:
-        os.close(descriptor)
+        os.close(here)
     os.rmdir(name, dir_fd=directory_fd)
+
+
+def _step(here: int, name: bytes) -> int:
+    """From one open directory to another, in place of it."""
+    there = os.open(name, DIRECTORY, dir_fd=here)
+    os.close(here)
+    return there
 
 
 def names_in(directory_fd: int, name: bytes) -> list[bytes]:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unionfs.options import UsageError, parse
-from unionfs.owners import ID_MAX, OVERFLOW, Owners
+from unionfs.model import NO_ID
+from unionfs.owners import ID_MAX, Owners
 
 MAPPED = parse(["uidmapping=100000:0:1000:5:5000:1", "gidmapping=200000:0:10"]).owners
 SQUASHED = parse(["squash_to_root,squash_to_gid=7,uidmapping=100000:0:1000"]).owners
@@ -27,7 +28,7 @@ def _error(act: Callable[[], object]) -> int | None:
 
 
 def test_without_options_every_owner_shows_as_it_is() -> None:
-    for number in (0, 1, OVERFLOW, ID_MAX):
+    for number in (0, 1, 65534, ID_MAX):
         assert Owners().users.shown(number) == number
         assert Owners().groups.stored(number, errno.EOVERFLOW) == number
         assert Owners().groups.changed(number) == number
@@ -41,11 +42,11 @@ def test_ranges_count_in_both_directions() -> None:
 
 
 @pytest.mark.parametrize("stored", [0, 4, 6, 99999, 101000, ID_MAX])
-def test_an_owner_in_no_range_shows_as_the_overflow_id(stored: int) -> None:
-    assert MAPPED.users.shown(stored) == OVERFLOW
+def test_an_owner_in_no_range_shows_as_nobody_at_all(stored: int) -> None:
+    assert MAPPED.users.shown(stored) == NO_ID
 
 
-@pytest.mark.parametrize("shown", [1000, 4999, 5001, OVERFLOW, ID_MAX])
+@pytest.mark.parametrize("shown", [1000, 4999, 5001, 65534, ID_MAX, NO_ID])
 def test_an_owner_in_no_range_is_never_given(shown: int) -> None:
     assert _error(lambda: MAPPED.users.stored(shown, errno.EOVERFLOW)) == errno.EOVERFLOW
     assert _error(lambda: MAPPED.users.changed(shown)) == errno.EINVAL
@@ -68,7 +69,7 @@ def test_squashed_owners_show_as_one_and_stay() -> None:
 
 def test_acls_name_owners_as_they_show() -> None:
     stored = _acl((1, 7, ID_MAX + 1), (2, 6, 100007), (2, 4, 1), (8, 4, 200003), (32, 4, 9))
-    shown = _acl((1, 7, ID_MAX + 1), (2, 6, 7), (2, 4, OVERFLOW), (8, 4, 3), (32, 4, 9))
+    shown = _acl((1, 7, ID_MAX + 1), (2, 6, 7), (2, 4, ID_MAX), (8, 4, 3), (32, 4, 9))
     assert MAPPED.shown_value(_ACL, stored) == shown
     assert Owners().shown_value(_ACL, stored) == stored
     assert MAPPED.shown_value(b"user.acl", stored) == stored
@@ -89,7 +90,7 @@ def test_capabilities_count_for_the_root_user_as_it_shows() -> None:
 @given(st.integers(0, ID_MAX))
 def test_what_shows_is_stored_again_as_it_was(number: int) -> None:
     shown = MAPPED.users.shown(number)
-    if shown != OVERFLOW:
+    if shown != NO_ID:
         assert MAPPED.users.changed(shown) == number
 
 

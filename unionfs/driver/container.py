@@ -63,8 +63,9 @@ _LINKS: Final[Mapping[bytes, bytes]] = {
     b"stderr": b"/proc/self/fd/2",
     b"ptmx": b"pts/ptmx",
 }
+_TERMINALS: Final = b"newinstance,ptmxmode=0666,mode=0620"
 # 5 is the group tty in every distribution.
-_TERMINALS: Final = b"newinstance,ptmxmode=0666,mode=0620,gid=5"
+_OF_TTY: Final = b",gid=5"
 _RESOLVER: Final = b"etc/resolv.conf"
 
 
@@ -163,7 +164,13 @@ def _prepare() -> None:
             namespaces.mount(b"proc", point, b"proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     with _place(b"sys", os.O_DIRECTORY) as point:
         if point:
-            _bind(b"/sys", point)
+            try:
+                _bind(b"/sys", point)
+            except OSError as error:
+                # Root of a user namespace may not show what the mounts in it hide.
+                if error.errno != errno.EINVAL:
+                    raise
+                namespaces.mount(b"/sys", point, flags=MS_BIND | MS_REC)
             _make_read_only(b"sys", MS_NOEXEC)
     with _place(b"dev", os.O_DIRECTORY) as point:
         if point:
@@ -185,7 +192,13 @@ def _fill_devices() -> None:
             os.symlink(target, devices + b"/" + name)
         os.mkdir(devices + b"/pts")
         flags = MS_NOSUID | MS_NOEXEC
-        namespaces.mount(b"devpts", devices + b"/pts", b"devpts", flags, _TERMINALS)
+        try:
+            namespaces.mount(b"devpts", devices + b"/pts", b"devpts", flags, _TERMINALS + _OF_TTY)
+        except OSError as error:
+            # A user namespace need not have a number for the group.
+            if error.errno != errno.EINVAL:
+                raise
+            namespaces.mount(b"devpts", devices + b"/pts", b"devpts", flags, _TERMINALS)
         os.mkdir(devices + b"/shm")
         flags = MS_NOSUID | MS_NODEV
         namespaces.mount(b"tmpfs", devices + b"/shm", b"tmpfs", flags, b"mode=1777")

@@ -7,6 +7,7 @@ import logging
 import logging.handlers
 import os
 
+from unionfs.model import printable
 from unionfs.sources import problem
 
 
@@ -40,6 +41,13 @@ def _tells_something(record: logging.LogRecord) -> bool:
     return not record.getMessage().endswith(os.strerror(errno.ENOENT))
 
 
+class _OneLine(logging.Formatter):
+    """Whatever names are in a message, it is one line; a traceback stays as it is."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return printable(super().formatMessage(record))
+
+
 def _with_format(handler: logging.Handler, text: str) -> logging.Handler:
-    handler.setFormatter(logging.Formatter(text))
+    handler.setFormatter(_OneLine(text))
     return handler

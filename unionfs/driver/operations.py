@@ -206,12 +206,19 @@ class UnionOperations(pyfuse3.Operations):
 
     @_answering
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        for name, node, position in self._filesystem.readdir(fh, start_id):
-            taken = pyfuse3.readdir_reply(token, name, self._entry(node), position)
-            if name not in (b".", b".."):
-                self._filesystem.accepted(node, taken)
-            if not taken:
-                break
+        given = False
+        try:
+            for name, node, position in self._filesystem.readdir(fh, start_id):
+                taken = pyfuse3.readdir_reply(token, name, self._entry(node), position)
+                if name not in (b".", b".."):
+                    self._filesystem.accepted(node, taken)
+                if not taken:
+                    break
+                given = True
+        except OSError:
+            # What the kernel has been given counts; its next request begins with the error.
+            if not given:
+                raise
 
     @_answering
     async def fsyncdir(self, fh: int, datasync: bool) -> None:

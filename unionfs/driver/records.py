@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import select
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +25,7 @@ _log: Final = logging.getLogger(__name__)
 _OF_ROOT: Final = b"/run/unionmount"
 _OF_USERS: Final = b"/run/user/*/unionmount"
 _SUFFIX: Final = ".json"
+_SIZE_MAX: Final = 1 << 24
 # Any user may put what they like into a directory of theirs, a FIFO for example.
 _READING: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -60,11 +61,12 @@ def directory() -> Iterator[int | None]:
     for own in _own_directories():
         try:
             os.makedirs(own, 0o755, exist_ok=True)
-            descriptor = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(own, flags)
         except OSError:
             continue
         try:
-            if os.access(own, os.W_OK | os.X_OK):
+            if os.fstat(descriptor).st_uid == os.geteuid() and os.access(own, os.W_OK | os.X_OK):
                 yield descriptor
                 return
         finally:
@@ -114,7 +116,8 @@ def mounted() -> list[Union]:
     found = []
     for mount in mounts.table():
         if mount.kind == mounts.TYPE and mount.root == b"/":
-            unions = [union for _, union in _records(mount.device)]
+            owner = int(mount.options.get(b"user_id", b"0"))
+            unions = [union for _, union in _records(mount.device, owner)]
             # The record of a daemon that is gone might be of an earlier mount of that number.
             sure = [union for union in unions if union.process or union.point == mount.point]
             union = sure[0] if sure else Union(mount.point, (), None, None, None)
@@ -124,7 +127,7 @@ def mounted() -> list[Union]:
 
 def serving(upper: bytes) -> Union | None:
     """The union whose daemon holds the upper or work directory *upper*, as far as is known."""
-    for _, union in _records("*"):
+    for _, union in _records("*", os.geteuid()):
         if union.process and upper in (union.upper, union.work):
             return union
     return None
@@ -139,11 +142,12 @@ def wait_for_end(union: Union, seconds: float) -> bool:
     if union.process is None:
         return True
     table = {mount.device for mount in mounts.table()}
-    if any(device in table for device, other in _records("*") if other == union):
+    if any(device in table for device, other in _records("*", os.geteuid()) if other == union):
         return False
     try:
         process = os.pidfd_open(union.process)
-    except ProcessLookupError:
+    except OSError:
+        # It is gone.
         return True
     try:
         poll = select.poll()
@@ -160,21 +164,27 @@ def _own_directories() -> list[bytes]:
     return [_OF_ROOT, *of_user] if os.geteuid() == 0 else of_user
 
 
-def _records(device: str) -> Iterator[tuple[str, Union]]:
-    """Device and union of the records of *device*, ``*`` for all."""
+def _records(device: str, owner: int) -> Iterator[tuple[str, Union]]:
+    """Device and union of the records of *device*, ``*`` for all, that root or *owner* has made."""
     directories = {_OF_ROOT, _OF_USERS, *map(glob.escape, _own_directories())}
     pattern = os.fsencode(device + _SUFFIX)
     paths = {path for found in directories for path in glob.glob(os.path.join(found, pattern))}
     for path in sorted(paths):
-        union = _read(path)
+        union = _read(path, (0, owner))
         if union is not None:
             yield os.fsdecode(os.path.basename(path)).removesuffix(_SUFFIX), union
 
 
-def _read(path: bytes | str, directory: int | None = None) -> Union | None:
-    """The union of a record, its process None when that is gone; None if it can't be read."""
+def _read(path: bytes | str, owners: Container[int], directory: int | None = None) -> Union | None:
+    """The union of a record, its process None when that is gone.
+
+    None if it can't be read, or belongs to none of *owners*: users write what they like.
+    """
     try:
         with open(os.open(path, _READING, dir_fd=directory), "rb") as record:
+            status = os.fstat(record.fileno())
+            if status.st_uid not in owners or status.st_size > _SIZE_MAX:
+                return None
             try:
                 fcntl.flock(record, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -189,7 +199,7 @@ def _read(path: bytes | str, directory: int | None = None) -> Union | None:
                 work=None if known["work"] is None else os.fsencode(known["work"]),
                 process=None if gone else int(known["process"]),
             )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -197,8 +207,8 @@ def _sweep(directory: int) -> None:
     """Remove the records of daemons that are gone and whose mounts are, too."""
     table = {mount.device for mount in mounts.table()}
     for name in os.listdir(directory):
-        if name.removesuffix(_SUFFIX) not in table:
-            union = _read(name, directory)
+        if name.endswith(_SUFFIX) and name.removesuffix(_SUFFIX) not in table:
+            union = _read(name, (os.geteuid(),), directory)
             if union is None or union.process is None:
                 _remove(name, directory)
 

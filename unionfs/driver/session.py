@@ -28,7 +28,7 @@ from unionfs.filesystem import Filesystem
 from unionfs.layers import markers
 from unionfs.layers.base import Layer
 from unionfs.layers.markers import Dialects
-from unionfs.model import BusyError, UnionError
+from unionfs.model import BusyError, UnionError, printable
 from unionfs.options import Options
 from unionfs.sources import open_layers, problem
 from unionfs.upper import Upper
@@ -107,7 +107,7 @@ def serve(plan: Plan, ready: Callable[[], None] | None = None) -> int:
 
 def tell(line: str) -> None:
     """Show the user a line that is not an error."""
-    print(f"unionmount: {line}", file=sys.stderr)
+    print(f"unionmount: {printable(line)}", file=sys.stderr)
 
 
 def in_use_line(point: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -15,7 +16,7 @@ from unionfs import syscalls
 from unionfs.layers import markers, places
 from unionfs.layers.markers import Dialects
 from unionfs.layers.places import Place
-from unionfs.model import UNREAD, WHITEOUT, Entry, Mark, PackedAttributes
+from unionfs.model import OVERFLOW_ID, UNREAD, WHITEOUT, Entry, Mark, PackedAttributes
 
 _log: Final = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class DirectoryLayer:
         self._oci = dialects is Dialects.AUTO
         self._namespace = namespace
         self._doubted = False
+        self._every_id_is_mapped = syscalls.every_id_is_mapped()
         self._writable = writable
         self._filesystems: dict[int, bytes] = {}
         plain = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -104,7 +106,9 @@ class DirectoryLayer:
                         if gone := markers.hidden_by(name):
                             hidden.add(gone)
                     else:
-                        found[name] = self._listed(place, name, entry)
+                        # What has just gone must not end the listing.
+                        with contextlib.suppress(FileNotFoundError):
+                            found[name] = self._listed(place, name, entry)
         finally:
             os.close(descriptor)
         place.hidden = frozenset(hidden)
@@ -140,10 +144,10 @@ class DirectoryLayer:
             descriptor = _open_quietly(place.name, _READ, places.directory(place.parent))
         except OSError as error:
             # A link, a socket or a device refuses in ways of its own.
-            self._check_same(entry, places.status(place), error)
+            self.check_same(entry, places.status(place), error)
             raise
         try:
-            self._check_same(entry, os.fstat(descriptor))
+            self.check_same(entry, os.fstat(descriptor))
         except OSError:
             os.close(descriptor)
             raise
@@ -202,7 +206,8 @@ class DirectoryLayer:
             )
         return doubted
 
-    def _check_same(self, entry: Entry, now: os.stat_result, cause: OSError | None = None) -> None:
+    def check_same(self, entry: Entry, now: os.stat_result, cause: OSError | None = None) -> None:
+        """Raise OSError, ESTALE, if what is *now* at the place of *entry* is another inode."""
         then = entry.attributes
         if (now.st_dev, now.st_ino) != (then.st_dev, then.st_ino):
             changed = "a layer changed while it was mounted"
@@ -216,7 +221,7 @@ class DirectoryLayer:
             return WHITEOUT
         if stat.S_ISREG(mode) and attributes.st_size == 0 and self._is_whiteout_file(place):
             return WHITEOUT
-        return Entry(PackedAttributes(attributes), place)
+        return Entry(self._attributes(place, attributes), place)
 
     def _directory(self, place: Place, attributes: os.stat_result, hidden: bool) -> Entry:
         present = places.listxattr(place)
@@ -224,13 +229,19 @@ class DirectoryLayer:
         # They are for lower layers only (overlayfs.rst).
         place.whiteout_attributes = not self._writable and opaque == markers.OPAQUE_WITH_WHITEOUTS
         return Entry(
-            PackedAttributes(attributes),
+            self._attributes(place, attributes),
             place,
             # A directory and a whiteout of its name in one layer: the whiteout means what is
             # below (image-spec layer.md), which is what opaque says.
             opaque=hidden or opaque == markers.OPAQUE_YES or self._has_opaque_file(place),
             redirect=self._redirect(place, present),
         )
+
+    def _attributes(self, place: Place, status: os.stat_result) -> PackedAttributes:
+        attributes = PackedAttributes(status)
+        if OVERFLOW_ID not in (status.st_uid, status.st_gid) or self._every_id_is_mapped:
+            return attributes
+        return attributes if places.has_known_owner(place, status) else attributes.without_owner()
 
     def _has_opaque_file(self, place: Place) -> bool:
         return self._oci and _exists(places.directory(place), markers.OPAQUE_NAME)
@@ -303,6 +314,8 @@ def _open_quietly(name: bytes, flags: int, directory_fd: int) -> int:
 def _private_view(plain: int) -> int | None:
     try:
         return syscalls.clone_tree(plain)
-    except OSError:
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOSYS, errno.EINVAL):
+            raise
         # Without the privilege (or the kernel) for it, the directory itself has to do.
         return None

@@ -12,9 +12,12 @@ import errno
 import fcntl
 import os
 import resource
+import stat
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Final
+
+from unionfs import syscalls
 
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -180,6 +183,22 @@ def reference(place: Place) -> tuple[bytes, bool]:
     if place.parent is None:
         return b"/proc/self/fd/%d" % place.descriptor, True
     return b"/proc/self/fd/%d/%s" % (directory(place.parent), place.name), False
+
+
+def has_known_owner(place: Place, status: os.stat_result) -> bool:
+    """Whether owner and group of what seems to be of OVERFLOW_ID are really that.
+
+    Owners without a number in our user namespace seem to be that as well. But CAP_DAC_OVERRIDE
+    counts only where both owner and group have a number (capabilities(7)), so that a right tells
+    which the mode does not give. Where it gives all, nobody knows, and the answer is no.
+    """
+    path, follow = reference(place)
+    classes = 0o111 if status.st_uid == os.geteuid() else 0o011
+    for right in (os.W_OK, os.R_OK, os.X_OK):
+        given = status.st_mode & (classes * right)
+        if not given and (right != os.X_OK or stat.S_ISDIR(status.st_mode)):
+            return not syscalls.is_denied(path, right, follow=follow)
+    return False
 
 
 def getxattr(place: Place, name: bytes) -> bytes:
