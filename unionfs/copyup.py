@@ -23,6 +23,7 @@ from unionfs.model import NO_ID, Attributes
 from unionfs.upper import Upper
 
 _CHANGED: Final = "a layer changed while it was copied"
+_ACL: Final = b"system.posix_acl_"
 _CAPABILITIES: Final = b"security.capability"
 _CHUNK: Final = 1 << 20
 _NOT_POSSIBLE: Final = frozenset(
@@ -37,11 +38,13 @@ class Plan:
 
     attributes: owner, mode and times. extended: attributes with their values. marks: the upper's
     own, which only regular files and directories can have where they are ``user.`` attributes.
+    cut_ns: when the content was cut, if it was: the modification time then.
     """
 
     attributes: Attributes
     extended: list[tuple[bytes, bytes]]
     marks: list[tuple[bytes, bytes]]
+    cut_ns: int | None = None
 
 
 def plan(upper: Upper, source: Source, marks: Iterable[tuple[bytes, bytes]]) -> Plan:
@@ -204,6 +207,8 @@ def _apply(target: int | bytes, wanted: Plan) -> None:
         except OSError as error:
             # As overlayfs: an attribute that this filesystem has no room for is left, unless
             # leaving it would change who may do what.
+            if error.errno == errno.EINVAL and name.startswith(_ACL):
+                raise OSError(errno.EOVERFLOW, "an ACL names ids without a number here") from error
             if error.errno != errno.EOPNOTSUPP or _decides_access(name):
                 raise
     for name, value in wanted.marks:
@@ -214,11 +219,12 @@ def _apply(target: int | bytes, wanted: Plan) -> None:
                 raise
     if not stat.S_ISLNK(attributes.st_mode):
         os.chmod(target, stat.S_IMODE(attributes.st_mode))
-    os.utime(target, ns=(attributes.st_atime_ns, attributes.st_mtime_ns))
+    modified = attributes.st_mtime_ns if wanted.cut_ns is None else wanted.cut_ns
+    os.utime(target, ns=(attributes.st_atime_ns, modified))
 
 
 def _decides_access(name: bytes) -> bool:
-    return name.startswith((b"system.posix_acl_", b"security."))
+    return name.startswith((_ACL, b"security."))
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ import errno
 import logging
 import os
 import stat
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -314,19 +313,12 @@ class Filesystem:
     async def setattr(self, number: int, changes: Changes, handle: int | None = None) -> Node:
         """Change attributes; handle: the open file it was asked through, if it was."""
         node = self._node(number)
-        whole = None
-        if node.upper is None and changes.size is not None:
-            whole = node.lower[0].entry.attributes.st_size
         await self._tree.copy_up(node, changes.size)
         assert node.upper is not None
         place: Place = node.upper.entry.handle
         upper = self._tree.upper
         if changes.size is not None:
             self._truncate(node, changes.size, handle)
-            if whole is not None and whole != changes.size and changes.mtime_ns is None:
-                # The copy was made no longer than wanted, so cutting it changed no time.
-                now = time.time_ns()
-                upper.change_times(place, places.status(place).st_atime_ns, now)
         if changes.uid is not None or changes.gid is not None:
             upper.change_owner(
                 place,

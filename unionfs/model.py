@@ -59,6 +59,10 @@ class Attributes(Protocol):
     def st_ctime_ns(self) -> int: ...
 
 
+_TIME: Final = struct.Struct("=qI")
+_SECOND: Final = 10**9
+
+
 class _Field:
     """One value in the bytes of :class:`PackedAttributes`."""
 
@@ -71,12 +75,23 @@ class _Field:
         return value
 
 
+class _TimeField:
+    """A time in nanoseconds; seconds of 64 bits are more than nanoseconds of 64 bits can say."""
+
+    def __init__(self, offset: int) -> None:
+        self._offset: Final = offset
+
+    def __get__(self, instance: PackedAttributes, owner: object = None) -> int:
+        seconds, rest = _TIME.unpack_from(instance.packed, self._offset)
+        return int(seconds) * _SECOND + int(rest)
+
+
 class PackedAttributes:
     """:class:`Attributes` in a quarter of the memory, for what a mount may know a million of."""
 
     __slots__ = ("packed",)
 
-    _LAYOUT: Final = struct.Struct("=IIIIQQQqqQqqq")
+    _LAYOUT: Final = struct.Struct("=IIIIQQQqqQqIqIqI")
 
     st_mode = _Field("I", 0)
     st_nlink = _Field("I", 4)
@@ -88,9 +103,9 @@ class PackedAttributes:
     st_size = _Field("q", 40)
     st_blksize = _Field("q", 48)
     st_blocks = _Field("Q", 56)
-    st_atime_ns = _Field("q", 64)
-    st_mtime_ns = _Field("q", 72)
-    st_ctime_ns = _Field("q", 80)
+    st_atime_ns = _TimeField(64)
+    st_mtime_ns = _TimeField(76)
+    st_ctime_ns = _TimeField(88)
 
     def __init__(self, status: Attributes) -> None:
         self.packed = self._LAYOUT.pack(
@@ -104,9 +119,9 @@ class PackedAttributes:
             status.st_size,
             status.st_blksize,
             status.st_blocks,
-            status.st_atime_ns,
-            status.st_mtime_ns,
-            status.st_ctime_ns,
+            *divmod(status.st_atime_ns, _SECOND),
+            *divmod(status.st_mtime_ns, _SECOND),
+            *divmod(status.st_ctime_ns, _SECOND),
         )
 
     def without_owner(self) -> PackedAttributes:

@@ -143,7 +143,7 @@ def parse(words: Iterable[str]) -> Options:
         elif name in _SQUASHES:
             squashed[name] = _id(option, value)
         elif option == "squash_to_root":
-            squashed = dict.fromkeys(_SQUASHES, 0)
+            squashed = {**dict.fromkeys(_SQUASHES, 0), **squashed}
         elif option in _SWITCHES:
             switch, on = _SWITCHES[option]
             switches[switch] = on

@@ -62,11 +62,11 @@ class Ids:
     def changed(self, shown: int) -> int | None:
         """What is stored for a new owner; None if the owner is to stay.
 
-        Raises OSError: EINVAL if no range has it (chown(2)), EPERM for another than the one that
-        all are squashed to, which would not show.
+        Raises OSError: EOVERFLOW if no range has it (as for idmapped mounts), EPERM for another
+        than the one that all are squashed to, which would not show.
         """
         if self.squashed is None:
-            return self.stored(shown, errno.EINVAL)
+            return self.stored(shown, errno.EOVERFLOW)
         if shown != self.squashed:
             raise PermissionError(errno.EPERM, f"every owner is squashed to {self.squashed}")
         return None

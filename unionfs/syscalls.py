@@ -32,6 +32,8 @@ _SYS_MOUNT_SETATTR: Final = 442
 _FICLONE: Final = 0x40049409
 _INITIAL_USER_NAMESPACE: Final = 0xEFFFFFFD
 _CAP_SYS_ADMIN: Final = 21
+CAP_SYS_RESOURCE: Final = 24
+_CAPABILITY_VERSION: Final = 0x20080522
 _ALL_IDS: Final = (1 << 32) - 1
 _AT_FDCWD: Final = -100
 _AT_EACCESS: Final = 0x200
@@ -203,6 +205,17 @@ def keep_capabilities_over_fsuid() -> bool:
     """
     bits = libc.prctl(_PR_GET_SECUREBITS, 0, 0, 0, 0)
     return bool(libc.prctl(_PR_SET_SECUREBITS, bits | _SECBIT_NO_SETUID_FIXUP, 0, 0, 0) == 0)
+
+
+def give_up_capability(number: int) -> None:
+    """Take a capability out of this thread's effective set, and of those it starts: capset(2)."""
+    header = struct.pack("=Ii", _CAPABILITY_VERSION, 0)
+    words = ctypes.create_string_buffer(24)
+    check(libc.capget(header, words))
+    values = list(struct.unpack("=6I", words))
+    # Three words (effective, permitted, inheritable) for each 32 capabilities.
+    values[number // 32 * 3] &= ~(1 << number % 32)
+    check(libc.capset(header, struct.pack("=6I", *values)))
 
 
 def set_filesystem_ids(uid: int, gid: int) -> bool:

@@ -10,7 +10,9 @@ import contextlib
 import errno
 import functools
 import os
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import trio
@@ -21,7 +23,7 @@ from unionfs.layers.base import Layer
 from unionfs.layers.places import Place
 from unionfs.merge import Source
 from unionfs.model import Attributes, Entry
-from unionfs.nodes import ROOT_NUMBER, Node, Nodes, Numbering, OpenFile
+from unionfs.nodes import ROOT_NUMBER, Node, Nodes, Numbering
 from unionfs.upper import Upper
 
 
@@ -389,6 +391,8 @@ class Tree:
     ) -> os.stat_result:
         whole = wanted.attributes.st_size
         size = whole if size is None else min(size, whole)
+        if size < whole:
+            wanted = replace(wanted, cut_ns=time.time_ns())
         _, layer, entry = self.content(node)
         descriptor = layer.open(entry)
         try:
@@ -401,23 +405,56 @@ class Tree:
             os.close(descriptor)
 
     async def _fill_metacopy(self, node: Node) -> None:
-        """Give a metacopy file in the upper its content; the mark goes when that is on disk."""
-        _, layer, entry = self.content(node)
+        """Give a metacopy file in the upper its content."""
         assert node.upper is not None
+        place: Place = node.upper.entry.handle
+        status = places.status(place)
+        _, layer, entry = self.content(node)
         source_fd = layer.open(entry)
         try:
-            target_fd = self.open_upper(node, os.O_RDWR)
-            try:
-                sync = not self.upper.volatile
-                fill = functools.partial(copyup.fill_metacopy, source_fd, target_fd, sync=sync)
-                await trio.to_thread.run_sync(fill)
-            finally:
-                os.close(target_fd)
+            if status.st_nlink == 1 and len(node.names) == 1:
+                await self._replace_metacopy(node, source_fd, status)
+            else:
+                await self._fill_in_place(node, source_fd)
         finally:
             os.close(source_fd)
+
+    async def _replace_metacopy(self, node: Node, source_fd: int, status: os.stat_result) -> None:
+        """Put a whole copy in the place of a metacopy file."""
+        assert node.upper is not None
+        upper, place = self.upper, node.upper.entry.handle
+        left = {
+            name
+            for mark in (markers.METACOPY, markers.REDIRECT)
+            for name in markers.spellings(mark, markers.USER)
+        }
+        kept = [
+            (name, places.getxattr(place, name))
+            for name in places.listxattr(place)
+            if name not in left
+        ]
+        # It becomes another inode of the upper.
+        number = (upper.prefix + markers.NUMBER, b"%d" % node.number)
+        wanted = copyup.Plan(status, kept, [number])
+        scratch = upper.scratch_name()
+        attributes = await trio.to_thread.run_sync(
+            copyup.copy_regular, upper, scratch, source_fd, status.st_size, wanted
+        )
+        self._publish(node, scratch, attributes, None)
+
+    async def _fill_in_place(self, node: Node, source_fd: int) -> None:
+        """Fill a metacopy file with several names; the mark goes when the content is on disk."""
+        assert node.upper is not None
+        target_fd = self.open_upper(node, os.O_RDWR)
+        try:
+            sync = not self.upper.volatile
+            fill = functools.partial(copyup.fill_metacopy, source_fd, target_fd, sync=sync)
+            await trio.to_thread.run_sync(fill)
+            _rebind(node, target_fd)
+        finally:
+            os.close(target_fd)
         self.upper.remove_mark(node.upper.entry.handle, markers.METACOPY)
         node.content = node.upper
-        self._rebind(node)
 
     def _raise_one(self, node: Node) -> None:
         upper, source = self.upper, node.lower[0]
@@ -433,14 +470,23 @@ class Tree:
         The node may have lost its names while it was copied: then the copy has none either.
         """
         upper = self.upper
-        with upper.discarding(scratch):
-            place = self._place(node, scratch, key)
+        with contextlib.ExitStack() as opened:
+            with upper.discarding(scratch):
+                if node.files:
+                    # While nothing has changed, for it may fail.
+                    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+                    copy = os.open(scratch, flags, dir_fd=upper.scratch)
+                    opened.callback(os.close, copy)
+                place = self._place(node, scratch, key)
+            if node.files:
+                _rebind(node, copy)
+        if node.upper is not None:
+            places.forget(node.upper.entry.handle)
         node.upper = Source(self._upper_position, upper.layer, Entry(attributes, place))
         if node.is_directory:
             return
         self.nodes.move(node, self._numbering.identity(self._upper_position, attributes))
         node.content = node.upper
-        self._rebind(node)
         if key is not None:
             for parent, name, _ in list(node.names):
                 self._link_up(node, parent, name)
@@ -481,11 +527,8 @@ class Tree:
         known = node.has_name(parent, name)
         node.names[node.names.index(known)] = known._replace(below=None)
 
-    def _rebind(self, node: Node) -> None:
-        """Let descriptors that were opened below read what the upper has from now on."""
-        file: OpenFile
-        for file in node.files:
-            if not file.writable:
-                descriptor = self.open_upper(node, os.O_RDONLY)
-                os.dup2(descriptor, file.descriptor, inheritable=False)
-                os.close(descriptor)
+
+def _rebind(node: Node, descriptor: int) -> None:
+    """Let descriptors that were opened below read what *descriptor* does from now on."""
+    for file in node.files:
+        os.dup2(descriptor, file.descriptor, inheritable=False)

@@ -137,7 +137,7 @@ class Upper:
         else:
             scratch = self._work.new_whiteout()
             with self._work.discarding(scratch):
-                syscalls.renameat2(self.scratch, scratch, directory_fd, name)
+                _rename(self.scratch, scratch, directory_fd, name)
 
     def remove_directory(self, place: Place, *, present: bool, covers: bool) -> None:
         """Take a directory that shows nothing out of the union; arguments as for ``remove``."""
@@ -158,7 +158,7 @@ class Upper:
             scratch = self._work.new_whiteout()
             exchange = syscalls.RENAME_EXCHANGE
             with self._work.discarding(scratch):
-                syscalls.renameat2(scratch_fd, scratch, directory_fd, name, exchange)
+                _rename(scratch_fd, scratch, directory_fd, name, exchange)
             return scratch
         try:
             os.rmdir(name, dir_fd=directory_fd)
@@ -167,7 +167,7 @@ class Upper:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         scratch = self.scratch_name()
-        syscalls.renameat2(directory_fd, name, scratch_fd, scratch)
+        _rename(directory_fd, name, scratch_fd, scratch)
         return scratch
 
     def clear_whiteouts(self, place: Place) -> None:
@@ -181,20 +181,23 @@ class Upper:
             return
         scratch = self.scratch_name()
         with self._work.discarding(scratch):
-            self._make_empty(scratch, places.status(place))
-            directory_fd = places.directory(parent)
-            exchange = syscalls.RENAME_EXCHANGE
-            syscalls.renameat2(self.scratch, scratch, directory_fd, name, exchange)
+            self._make_empty(scratch, place)
+            with self._same_times(parent):
+                directory_fd = places.directory(parent)
+                _rename(self.scratch, scratch, directory_fd, name, syscalls.RENAME_EXCHANGE)
         places.forget(place)
         place.impure = False
         self._work.discard(scratch)
 
-    def _make_empty(self, scratch: bytes, like: os.stat_result) -> None:
+    def _make_empty(self, scratch: bytes, like: Place) -> None:
         os.mkdir(scratch, 0o700, dir_fd=self.scratch)
-        empty = self.scratch_place(scratch)
+        empty, status = self.scratch_place(scratch), places.status(like)
+        for name in places.listxattr(like):
+            places.setxattr(empty, name, places.getxattr(like, name))
         self.set_mark(empty, markers.OPAQUE, markers.OPAQUE_YES)
-        self.change_owner(empty, like.st_uid, like.st_gid)
-        self.change_mode(empty, stat.S_IMODE(like.st_mode))
+        self.change_owner(empty, status.st_uid, status.st_gid)
+        self.change_mode(empty, stat.S_IMODE(status.st_mode))
+        self.change_times(empty, status.st_atime_ns, status.st_mtime_ns)
 
     # Moving entries
 
@@ -217,7 +220,7 @@ class Upper:
             spare = not covers
         elif covers:
             flags = syscalls.RENAME_WHITEOUT
-        syscalls.renameat2(old_fd, old, new_fd, name, flags)
+        _rename(old_fd, old, new_fd, name, flags)
         if spare:
             # It hides nothing, so that it may as well stay.
             with contextlib.suppress(OSError):
@@ -228,7 +231,7 @@ class Upper:
         """Let two entries change names."""
         assert one.parent is not None
         assert other.parent is not None
-        syscalls.renameat2(
+        _rename(
             places.directory(one.parent),
             one.name,
             places.directory(other.parent),
@@ -265,11 +268,11 @@ class Upper:
         """Move a copy into place; the parent's times stay, for nothing changed in the union."""
         self.mark_impure(parent)
         with self._same_times(parent):
-            syscalls.renameat2(self.scratch, scratch, places.directory(parent), name)
+            _rename(self.scratch, scratch, places.directory(parent), name)
 
     def publish_index(self, scratch: bytes, key: bytes) -> Place:
         """Move the copy of an inode with several names into the index; answers its place."""
-        syscalls.renameat2(self.scratch, scratch, self._work.index.descriptor, key)
+        _rename(self.scratch, scratch, self._work.index.descriptor, key)
         self.indexed.add(key)
         return self.index_place(key)
 
@@ -461,9 +464,7 @@ class Upper:
         if stat.S_ISDIR(places.status(made).st_mode):
             self.set_mark(made, markers.OPAQUE, markers.OPAQUE_YES)
             flags = syscalls.RENAME_EXCHANGE
-        syscalls.renameat2(
-            made.parent.descriptor, made.name, places.directory(parent), made.name, flags
-        )
+        _rename(made.parent.descriptor, made.name, places.directory(parent), made.name, flags)
 
     def _stage(self, scratch: bytes, parent: Place) -> int:
         """Make a scratch directory in which a new entry inherits what it would inherit in *parent*.
@@ -491,12 +492,13 @@ class Upper:
         """
         if parent.hidden is None or name not in parent.hidden:
             return
-        directory_fd = places.directory(parent)
-        with contextlib.suppress(FileExistsError):
-            self._work.link_whiteout(directory_fd, name)
-        # It may be a directory.
         scratch = self.scratch_name()
-        syscalls.renameat2(directory_fd, markers.whiteout_name(name), self.scratch, scratch)
+        with self._same_times(parent):
+            directory_fd = places.directory(parent)
+            with contextlib.suppress(FileExistsError):
+                self._work.link_whiteout(directory_fd, name)
+            # It may be a directory.
+            _rename(directory_fd, markers.whiteout_name(name), self.scratch, scratch)
         self._work.discard(scratch)
         parent.hidden -= {name}
 
@@ -561,3 +563,38 @@ class Upper:
             yield
         finally:
             syscalls.set_filesystem_ids(*self._ids)
+
+
+def _rename(old_fd: int, old: bytes, new_fd: int, new: bytes, flags: int = 0) -> None:
+    """renameat2(2), also of a directory of our own that we may not write.
+
+    Its entry ``..`` changes, which takes a permission that its owner can give and take away.
+    """
+    try:
+        syscalls.renameat2(old_fd, old, new_fd, new, flags)
+    except PermissionError as error:
+        if error.errno != errno.EACCES:
+            raise
+        with _writable(old_fd, old), _writable(new_fd, new):
+            syscalls.renameat2(old_fd, old, new_fd, new, flags)
+
+
+@contextlib.contextmanager
+def _writable(directory_fd: int, name: bytes) -> Iterator[None]:
+    try:
+        held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory_fd)
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        status, itself = os.fstat(held), b"/proc/self/fd/%d" % held
+        if not stat.S_ISDIR(status.st_mode) or status.st_mode & stat.S_IWUSR:
+            yield
+            return
+        os.chmod(itself, stat.S_IMODE(status.st_mode) | stat.S_IWUSR)
+        try:
+            yield
+        finally:
+            os.chmod(itself, stat.S_IMODE(status.st_mode))
+    finally:
+        os.close(held)

@@ -48,19 +48,22 @@ class WorkDirectory:
             self._root = Place(None, b"", os.open(path, DIRECTORY))
             undo.callback(places.forget, self._root)
             self._claim(upper, root, path)
-            self._refuse_incompatible(path)
-            self._require_marks(namespace)
             trusted = (os.geteuid(), os.fstat(root.descriptor).st_uid)
             self.scratch: Final = self._own_directory(_SCRATCH, path, trusted)
             undo.callback(places.forget, self.scratch)
             self.index: Final = self._own_directory(_INDEX, path, trusted)
             undo.callback(places.forget, self.index)
+            self._refuse_incompatible(path)
+            self._require_marks(namespace)
             self.sweep()
             undo.pop_all()
 
     def close(self) -> None:
         """Sweep, and give the directory up."""
-        self.sweep()
+        try:
+            self.sweep()
+        except OSError as error:
+            _log.warning("the work directory is swept at the next mount: %s", error)
         for place in (self.scratch, self.index, self._root):
             places.forget_below(place)
 
@@ -153,7 +156,7 @@ class WorkDirectory:
 
     def _refuse_incompatible(self, work: bytes) -> None:
         try:
-            names = names_in(self._root.descriptor, _SCRATCH + b"/" + _INCOMPAT)
+            names = names_in(self.scratch.descriptor, _INCOMPAT)
         except FileNotFoundError:
             return
         if names:
@@ -169,26 +172,28 @@ class WorkDirectory:
         work_fd = self._root.descriptor
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=work_fd)
-        descriptor = os.open(name, DIRECTORY, dir_fd=work_fd)
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        held = os.open(name, flags, dir_fd=work_fd)
         try:
-            owner = os.fstat(descriptor).st_uid
+            owner = os.fstat(held).st_uid
             if owner not in trusted:
                 raise UnionError(
                     f"{os.fsdecode(os.path.join(work, name))} belongs to user {owner}, who could "
                     "change what is copied there: remove it, or name another directory with --work"
                 )
+            itself = b"/proc/self/fd/%d" % held
             # What is made in it would inherit these.
             for attribute in _ACLS:
                 try:
-                    os.removexattr(descriptor, attribute)
+                    os.removexattr(itself, attribute)
                 except OSError as error:
                     if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
                         raise
-            os.fchmod(descriptor, 0o700)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return Place(None, b"", descriptor)
+            # overlayfs leaves it without any permission.
+            os.chmod(itself, 0o700)
+            return Place(None, b"", os.open(itself, DIRECTORY & ~os.O_NOFOLLOW))
+        finally:
+            os.close(held)
 
     def _require_marks(self, namespace: bytes) -> None:
         """Check that the filesystem takes marks in *namespace*. Raises UnionError."""
@@ -221,8 +226,9 @@ def remove_tree(directory_fd: int, name: bytes) -> None:
     # However deep it is, one descriptor and no recursion do.
     here = os.open(name, DIRECTORY, dir_fd=directory_fd)
     above = [name]
-    left = [os.listdir(here)]
+    left: list[list[str]] = []
     try:
+        left.append(os.listdir(here))
         while True:
             if left[-1]:
                 child = os.fsencode(left[-1].pop())

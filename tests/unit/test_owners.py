@@ -49,7 +49,7 @@ def test_an_owner_in_no_range_shows_as_nobody_at_all(stored: int) -> None:
 @pytest.mark.parametrize("shown", [1000, 4999, 5001, 65534, ID_MAX, NO_ID])
 def test_an_owner_in_no_range_is_never_given(shown: int) -> None:
     assert _error(lambda: MAPPED.users.stored(shown, errno.EOVERFLOW)) == errno.EOVERFLOW
-    assert _error(lambda: MAPPED.users.changed(shown)) == errno.EINVAL
+    assert _error(lambda: MAPPED.users.changed(shown)) == errno.EOVERFLOW
 
 
 def test_ranges_may_begin_with_a_colon() -> None:
@@ -65,6 +65,11 @@ def test_squashed_owners_show_as_one_and_stay() -> None:
     # What is made belongs to its maker.
     assert SQUASHED.users.stored(1, errno.EOVERFLOW) == 100001
     assert SQUASHED.groups.stored(1, errno.EOVERFLOW) == 1
+
+
+def test_squashing_one_kind_goes_before_squashing_to_root() -> None:
+    for words in ("squash_to_root,squash_to_gid=7", "squash_to_gid=7,squash_to_root"):
+        assert parse([words]).owners.groups.shown(5) == 7
 
 
 def test_acls_name_owners_as_they_show() -> None:
