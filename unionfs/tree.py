@@ -97,6 +97,9 @@ class Tree:
 
     def shows_below(self, parent: Node, name: bytes) -> bool:
         """Whether the layers below the upper show anything under *name* in *parent*."""
+        known = (parent.children or {}).get(name)
+        if isinstance(known, Node) and not known.has_name(parent, name).in_upper:
+            return True
         return bool(merge.resolve(self._layers, parent.lower, name))
 
     def status(self, node: Node) -> Status:
