@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pytest
@@ -14,59 +16,123 @@ import pytest
 from unionfs import syscalls
 
 NAMING: Final = {
-    *("link", "mkdir", "mknod", "open", "renameat2", "rmdir", "symlink", "unlink"),
+    *("create", "link", "mkdir", "mknod", "renameat2", "rmdir", "symlink", "unlink"),
     *("removexattr", "setxattr"),
 }
 """The calls that change names and marks, and so what a mount finds after a crash."""
 CHANGING: Final = NAMING | {
-    *("chmod", "chown", "clone_file", "copy_file_range", "fsync", "ftruncate", "pwrite", "utime"),
+    *("chmod", "chown", "copy_file_range", "fchmod", "fdatasync", "fsync", "ftruncate"),
+    *("ioctl", "open to write", "pwrite", "utime"),
 }
 """The calls with which the union changes anything on a disk."""
+CALLS: Final = CHANGING | {
+    *("close", "file_handle", "fstat", "fstatvfs", "getdents", "getxattr", "listdir"),
+    *("listxattr", "lseek", "open", "pread", "readlink", "scandir", "stat"),
+}
+"""All calls that can fail for want of something or by a bad disk."""
+
+_DISK: Final = (errno.EIO, errno.ENOMEM)
+_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
+_SYNCS: Final = ("fdatasync", "fsync")
+_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def errors_of(name: str) -> tuple[int, ...]:
+    """What a call can fail with for want of something or by a bad disk, as its man page has it.
+
+    Disks and their filesystems go further than some man pages (an unlink may want a block of the
+    journal), so calls that change anything have all of that.
+    """
+    if name == "close":
+        return (errno.EIO,)
+    changing = _SPACE if name in CHANGING else ()
+    opening = _DESCRIPTORS if name in {"create", "open", "open to write", "scandir"} else ()
+    return _DISK + opening + changing
+
+
+Event = Callable[[str], None]
 
 
 @contextmanager
-def before_call(
-    names: Collection[str], number: int, event: Callable[[], None]
-) -> Iterator[list[str]]:
-    """*event* happens before the call of this number, from 0, among those with such names.
+def _before_calls(event: Event) -> Iterator[None]:
+    """Tell *event* the name of each of `CALLS` before it is made; what it raises, the call raises.
 
-    Answers the names of the calls that came, that one included.
+    A close tells of writing that failed, so it counts if that was possible, and fails having closed
+    (close(2)).
     """
-    calls: list[str] = []
 
     def watched(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def watch(*args: Any, **options: Any) -> Any:
-            if name != "open" or args[1] & (os.O_CREAT | os.O_TRUNC):
-                calls.append(name)
-                if len(calls) - 1 == number:
-                    event()
-            return call(*args, **options)
+            event(name)
+            # Nothing here outlives the machine, and a disk is slow.
+            return None if name in _SYNCS else call(*args, **options)
 
         return watch
 
+    def opened(path: bytes, flags: int, *args: Any, **options: Any) -> int:
+        writable = flags & (os.O_ACCMODE | os.O_TRUNC)
+        event("create" if flags & os.O_CREAT else "open to write" if writable else "open")
+        return open_(path, flags, *args, **options)
+
+    def closed(descriptor: int) -> None:
+        written = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
+        close(descriptor)
+        if written:
+            event("close")
+
+    @contextmanager
+    def scanned(descriptor: int) -> Iterator[Iterator[_Listed]]:
+        event("scandir")
+        with scandir(descriptor) as entries:
+            event("getdents")
+            yield (_Listed(entry, event) for entry in entries)
+
+    open_, close, scandir = os.open, os.close, os.scandir
     with pytest.MonkeyPatch.context() as patch:
-        for name in names:
-            module = syscalls if hasattr(syscalls, name) else os
+        for name in CALLS - {"create", "getdents", "open to write"}:
+            module: Any = next(m for m in (syscalls, fcntl, os) if hasattr(m, name))
             patch.setattr(module, name, watched(name, getattr(module, name)))
+        patch.setattr(os, "open", opened)
+        patch.setattr(os, "close", closed)
+        patch.setattr(os, "scandir", scanned)
+        yield
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """A name of a directory that is read."""
+
+    entry: os.DirEntry[str]
+    event: Event
+
+    def stat(self, *, follow_symlinks: bool) -> os.stat_result:
+        self.event("stat")
+        return self.entry.stat(follow_symlinks=follow_symlinks)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.entry, name)
+
+
+@contextmanager
+def recorded() -> Iterator[list[str]]:
+    """Answers the names of the calls that come."""
+    calls: list[str] = []
+    with _before_calls(calls.append):
         yield calls
 
 
 @contextmanager
-def disk_full_at(number: int) -> Iterator[list[str]]:
-    """The changing call of this number fails, as may the block for that reason, and for no other.
+def failing(number: int, code: int) -> Iterator[list[str]]:
+    """The call of this number, from 0, fails. Answers the names of the calls that came."""
+    calls: list[str] = []
 
-    Answers the names of the calls that came, that one included.
-    """
+    def event(name: str) -> None:
+        calls.append(name)
+        if len(calls) - 1 == number:
+            raise OSError(code, os.strerror(code), "injected")
 
-    def fail() -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    try:
-        with before_call(CHANGING, number, fail) as calls:
-            yield calls
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
+    with _before_calls(event):
+        yield calls
 
 
 def killed_before_call(number: int, work: Callable[[], None]) -> bool:
@@ -74,6 +140,15 @@ def killed_before_call(number: int, work: Callable[[], None]) -> bool:
 
     Answers whether it was: False means that the work has no such call, and is done.
     """
+    count = 0
+
+    def event(name: str) -> None:
+        nonlocal count
+        if name in NAMING:
+            if count == number:
+                os._exit(1)
+            count += 1
+
     with warnings.catch_warnings():
         # Of a parent's threads only their memory is left, and the child asks nothing of them.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -81,7 +156,7 @@ def killed_before_call(number: int, work: Callable[[], None]) -> bool:
     if child == 0:
         status = 2
         try:
-            with before_call(NAMING, number, lambda: os._exit(1)):
+            with _before_calls(event):
                 work()
             status = 0
         finally:
@@ -89,3 +164,8 @@ def killed_before_call(number: int, work: Callable[[], None]) -> bool:
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert status in (0, 1)
     return status == 1
+
+
+def open_descriptors() -> Collection[str]:
+    """The descriptors of this process."""
+    return frozenset(os.listdir("/proc/self/fd"))

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unionfs.options import UsageError, parse
 from unionfs.model import NO_ID
+from unionfs.options import UsageError, parse
 from unionfs.owners import ID_MAX, Owners
 
 MAPPED = parse(["uidmapping=100000:0:1000:5:5000:1", "gidmapping=200000:0:10"]).owners
