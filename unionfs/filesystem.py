@@ -365,7 +365,13 @@ class Filesystem:
     def getxattr(self, number: int, name: bytes) -> bytes:
         """The value of an extended attribute. Raises OSError: ENODATA."""
         _, layer, entry = self._node(number).top
-        return layer.getxattr(entry, name)
+        try:
+            return layer.getxattr(entry, name)
+        except OSError as error:
+            if name in _ACLS and error.errno == errno.EOPNOTSUPP:
+                # To the kernel, which asks for them to check permissions, only this means none.
+                raise OSError(errno.ENODATA, os.strerror(errno.ENODATA)) from error
+            raise
 
     async def setxattr(
         self, number: int, name: bytes, value: bytes, in_group: Callable[[int], bool]

@@ -225,7 +225,7 @@ def remove_tree(directory_fd: int, name: bytes) -> None:
         pass
     # However deep it is, one descriptor and no recursion do.
     here = os.open(name, DIRECTORY, dir_fd=directory_fd)
-    above = [name]
+    above: list[tuple[bytes, int]] = []
     left: list[list[str]] = []
     try:
         left.append(os.listdir(here))
@@ -235,13 +235,17 @@ def remove_tree(directory_fd: int, name: bytes) -> None:
                 try:
                     os.unlink(child, dir_fd=here)
                 except IsADirectoryError:
+                    above.append((child, os.fstat(here).st_ino))
                     here = _step(here, child)
-                    above.append(child)
                     left.append(os.listdir(here))
             elif len(left) > 1:
                 left.pop()
                 here = _step(here, b"..")
-                os.rmdir(above.pop(), dir_fd=here)
+                child, number = above.pop()
+                if os.fstat(here).st_ino != number:
+                    # Somebody moved it meanwhile, and what is left to remove is not here.
+                    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+                os.rmdir(child, dir_fd=here)
             else:
                 break
     finally:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import linux
 from tests.support.acls import acl
 from tests.support.filesystems import FileSystems
 from tests.support.layers import (
@@ -29,6 +30,7 @@ from unionfs.layers import markers
 from unionfs.layers.places import Place
 from unionfs.model import BusyError, Caller, UnionError
 from unionfs.upper import Upper
+from unionfs.workdir import remove_tree
 
 Make = Callable[[Tree], Upper]
 
@@ -548,3 +550,21 @@ def test_an_index_entry_whose_last_name_went_is_swept(tmp_path: Path) -> None:
     assert opened.indexed == {b"used", b"below", b"unmarked"}
     assert sorted(os.listdir(index)) == ["below", "unmarked", "used"]
     opened.close()
+
+
+def test_a_tree_that_is_moved_while_it_is_removed_leads_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tmp_path, {"tree": {"a": {"deep": ""}, "b": {"deep": ""}}, "out": {"a": "", "b": ""}})
+    unlink = os.unlink
+
+    def moving(name: bytes, *, dir_fd: int) -> None:
+        unlink(name, dir_fd=dir_fd)
+        for child in ("a", "b"):
+            if not (tmp_path / "tree" / child / "deep").exists():
+                os.rename(tmp_path / "tree" / child, tmp_path / "out" / "moved")
+
+    monkeypatch.setattr(os, "unlink", moving)
+    with linux.opened(tmp_path) as directory_fd, raises(errno.ESTALE):
+        remove_tree(directory_fd, b"tree")
+    assert sorted(os.listdir(tmp_path / "out")) == ["a", "b", "moved"]
