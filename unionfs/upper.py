@@ -266,8 +266,8 @@ class Upper:
 
     def publish(self, scratch: bytes, parent: Place, name: bytes) -> None:
         """Move a copy into place; the parent's times stay, for nothing changed in the union."""
-        self.mark_impure(parent)
         with self._same_times(parent):
+            self.mark_impure(parent)
             _rename(self.scratch, scratch, places.directory(parent), name)
 
     def publish_index(self, scratch: bytes, key: bytes) -> Place:
@@ -282,8 +282,8 @@ class Upper:
 
     def link_copy(self, key: bytes, parent: Place, name: bytes) -> None:
         """Give a copy in the index the name that its lower inode has in the union."""
-        self.mark_impure(parent)
         with self._same_times(parent):
+            self.mark_impure(parent)
             os.link(
                 key,
                 name,
@@ -351,7 +351,15 @@ class Upper:
 
     def set_mark(self, place: Place, mark: bytes, value: bytes) -> None:
         """Set a mark on the entry at *place*. Raises OSError."""
-        places.setxattr(place, self.prefix + mark, value)
+        name = self.prefix + mark
+        try:
+            places.setxattr(place, name, value)
+        except PermissionError as error:
+            if error.errno != errno.EACCES:
+                raise
+            # Attributes of users take the right to write, which the owner can always have.
+            with places.held(place) as path, _writable(path):
+                os.setxattr(path, name, value)
 
     def remove_mark(self, place: Place, mark: bytes) -> None:
         """Remove a mark in whichever spelling it is there."""
@@ -525,12 +533,19 @@ class Upper:
         descriptor = os.open(b".", DIRECTORY, dir_fd=places.directory(directory))
         try:
             before = os.fstat(descriptor)
-            yield
+            with self._writable_for_users(descriptor):
+                yield
             # What was to be done is done; its times are not worth failing for.
             with contextlib.suppress(OSError):
                 os.utime(descriptor, ns=(before.st_atime_ns, before.st_mtime_ns))
         finally:
             os.close(descriptor)
+
+    def _writable_for_users(self, descriptor: int) -> contextlib.AbstractContextManager[None]:
+        """Names for copies are made even in directories that their owner may not write."""
+        if self._ids[0] == 0:
+            return contextlib.nullcontext()
+        return _writable(b"/proc/self/fd/%d" % descriptor)
 
     @contextlib.contextmanager
     def _as(self, caller: Caller | None) -> Iterator[None]:
@@ -575,26 +590,26 @@ def _rename(old_fd: int, old: bytes, new_fd: int, new: bytes, flags: int = 0) ->
     except PermissionError as error:
         if error.errno != errno.EACCES:
             raise
-        with _writable(old_fd, old), _writable(new_fd, new):
+        moved = (
+            [(old_fd, old), (new_fd, new)] if flags & syscalls.RENAME_EXCHANGE else [(old_fd, old)]
+        )
+        with contextlib.ExitStack() as stack:
+            for directory_fd, name in moved:
+                path = stack.enter_context(places.held(Place(Place(None, b"", directory_fd), name)))
+                stack.enter_context(_writable(path))
             syscalls.renameat2(old_fd, old, new_fd, new, flags)
 
 
 @contextlib.contextmanager
-def _writable(directory_fd: int, name: bytes) -> Iterator[None]:
-    try:
-        held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory_fd)
-    except FileNotFoundError:
+def _writable(path: bytes) -> Iterator[None]:
+    """Meanwhile what *path* leads to may be written by its owner, if that is us."""
+    status = os.stat(path)
+    mode = stat.S_IMODE(status.st_mode)
+    if stat.S_ISLNK(status.st_mode) or mode & stat.S_IWUSR or status.st_uid != os.geteuid():
         yield
         return
+    os.chmod(path, mode | stat.S_IWUSR)
     try:
-        status, itself = os.fstat(held), b"/proc/self/fd/%d" % held
-        if not stat.S_ISDIR(status.st_mode) or status.st_mode & stat.S_IWUSR:
-            yield
-            return
-        os.chmod(itself, stat.S_IMODE(status.st_mode) | stat.S_IWUSR)
-        try:
-            yield
-        finally:
-            os.chmod(itself, stat.S_IMODE(status.st_mode))
+        yield
     finally:
-        os.close(held)
+        os.chmod(path, mode)

@@ -224,7 +224,7 @@ def remove_tree(directory_fd: int, name: bytes) -> None:
     except IsADirectoryError:
         pass
     # However deep it is, one descriptor and no recursion do.
-    here = os.open(name, DIRECTORY, dir_fd=directory_fd)
+    here = _open_to_empty(directory_fd, name)
     above: list[tuple[bytes, int]] = []
     left: list[list[str]] = []
     try:
@@ -255,9 +255,21 @@ def remove_tree(directory_fd: int, name: bytes) -> None:
 
 def _step(here: int, name: bytes) -> int:
     """From one open directory to another, in place of it."""
-    there = os.open(name, DIRECTORY, dir_fd=here)
+    there = _open_to_empty(here, name)
     os.close(here)
     return there
+
+
+def _open_to_empty(directory_fd: int, name: bytes) -> int:
+    """Open a directory, in which its owner may remove names from now on."""
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    held = os.open(name, flags, dir_fd=directory_fd)
+    try:
+        if os.fstat(held).st_mode & stat.S_IRWXU != stat.S_IRWXU:
+            os.chmod(b"/proc/self/fd/%d" % held, stat.S_IRWXU)
+        return os.open(b".", DIRECTORY, dir_fd=held)
+    finally:
+        os.close(held)
 
 
 def names_in(directory_fd: int, name: bytes) -> list[bytes]:
