@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import tempfile
+from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -63,6 +64,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     for point in linux.mounts_below(base):
         linux.umount(point, linux.MNT_DETACH)
     shutil.rmtree(base)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell what the campaigns came to: their tests note figures by `record_property`."""
+    figures: Counter[str] = Counter()
+    for report in terminalreporter.getreports("passed"):
+        figures.update(dict(report.user_properties))
+    for name, number in figures.items():
+        terminalreporter.write_line(f"{name}: {number}")
 
 
 def _fail_if_skipped(report: pytest.CollectReport | pytest.TestReport) -> None:

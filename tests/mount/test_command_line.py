@@ -3,15 +3,18 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
 from tests.support import linux
-from tests.support.command import SECONDS, UNIONMOUNT, Command, has_ended, mounted_below
+from tests.support.command import SECONDS, UNIONMOUNT, Command, has_ended, mounted_below, read_until
 from tests.support.filesystems import FileSystems
 from unionfs import __version__
 
@@ -34,6 +37,60 @@ def unionmount(
     (directory / "app" / "file").write_text("app\n")
     yield command
     command.close()
+
+
+# Runs the command lines that come, a list of them in each line, all at one instant; answers the
+# status of each and what it said.
+_RACE = """
+import json
+import os
+import sys
+from unionfs.cli import main
+
+for line in sys.stdin:
+    held, begin = os.pipe()
+    started = []
+    for words in json.loads(line):
+        said, stderr = os.pipe()
+        process = os.fork()
+        if process == 0:
+            os.close(begin)
+            os.dup2(stderr, 2)
+            os.read(held, 1)
+            sys.exit(main(words))
+        os.close(stderr)
+        started.append((process, said))
+    os.close(begin)
+    os.close(held)
+    ended = []
+    for process, said in started:
+        with open(said) as stream:
+            text = stream.read()
+        ended.append((os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), text))
+    print(json.dumps(ended), flush=True)
+"""
+Race: TypeAlias = Callable[[list[list[str]]], list[tuple[int, str]]]
+
+
+@pytest.fixture
+def race(unionmount: Command) -> Iterator[Race]:
+    """Runs command lines at one instant; answers the status of each and what it said."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _RACE],
+        cwd=unionmount.directory,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+
+    def run(lines: list[list[str]]) -> list[tuple[int, str]]:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(lines).encode() + b"\n")
+        process.stdin.flush()
+        ended = json.loads(read_until(process.stdout, b"\n"))
+        return [(status, said) for status, said in ended]
+
+    with process:
+        yield run
 
 
 def test_layers_are_given_base_first(unionmount: Command) -> None:
@@ -106,12 +163,26 @@ def test_overlay_whiteouts_leave_the_names_of_the_other_dialect(unionmount: Comm
     assert sorted(os.listdir(mount)) == [".wh.below", "below", "file"]
 
 
-def test_volatile_refuses_the_next_mount(unionmount: Command) -> None:
-    unionmount.mounts("-o", "volatile", "--upper", "upper", "base", "mount")
-    end = unionmount.daemon("mount")
+def test_volatile_refuses_every_later_mount_until_its_mark_is_removed(unionmount: Command) -> None:
+    words = ["--upper", "upper", "base", "mount"]
+    unionmount.mounts("-o", "volatile", *words)
+    _unmount(unionmount, "mount")
+    mark = unionmount.directory / "upper.work" / "work" / "incompat"
+    for _ in range(2):
+        line = unionmount.refuses(*words)
+        assert "the upper was mounted volatile" in line
+        assert f"start with an empty one, or remove {mark}" in line
+        with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+            _mount_overlay(unionmount, "mount", "upper.work")
+    shutil.rmtree(mark)
+    unionmount.mounts(*words)
+
+
+def test_volatile_of_the_kernel_refuses_too(unionmount: Command) -> None:
+    _mount_overlay(unionmount, "mount", "work", ",volatile")
     linux.umount(unionmount.directory / "mount")
-    assert has_ended(end)
-    assert "volatile" in unionmount.refuses("--upper", "upper", "base", "mount")
+    line = unionmount.refuses("--upper", "upper", "--work", "work", "base", "mount")
+    assert "the upper was mounted volatile" in line
 
 
 def test_names_may_have_any_bytes(unionmount: Command) -> None:
@@ -296,6 +367,44 @@ def test_one_upper_can_not_serve_two_mounts(unionmount: Command) -> None:
         assert f"the union on {unionmount.directory}/mount" in line
 
 
+@pytest.mark.parametrize(("count", "rounds"), [(2, 20), (8, 5)])
+def test_of_many_mounts_at_one_instant_one_gets_the_upper(
+    unionmount: Command, race: Race, campaign: int, count: int, rounds: int
+) -> None:
+    points = [f"mount{number}" for number in range(count)]
+    uppers = [f"upper{number}" for number in range(rounds * campaign)]
+    for name in (*points, *uppers):
+        (unionmount.directory / name).mkdir()
+    for upper in uppers:
+        ended = race([["--upper", upper, "base", point] for point in points])
+        (won,) = (point for point, (status, _) in zip(points, ended, strict=True) if status == 0)
+        assert mounted_below(unionmount.directory) == [unionmount.directory / won]
+        for status, said in ended:
+            assert (status, said) == (0, "") or _tells_of_use(status, said), said
+        # The work directory is there for it.
+        (unionmount.directory / won / "file").unlink()
+        (unionmount.directory / won / "file").write_text("new")
+        _unmount(unionmount, won)
+        assert os.listdir(unionmount.directory / f"{upper}.work" / "work") == []
+
+
+@pytest.mark.parametrize(("count", "rounds"), [(2, 20), (8, 5)])
+def test_of_many_mounts_at_one_instant_one_gets_the_mount_point(
+    unionmount: Command, race: Race, campaign: int, count: int, rounds: int
+) -> None:
+    for _ in range(rounds * campaign):
+        ended = race([["base", "app", "mount"]] * count)
+        assert [status for status, _ in ended].count(0) == 1
+        mount = unionmount.directory / "mount"
+        assert mounted_below(mount) == [mount]
+        _unmount(unionmount, "mount")
+
+
+def _tells_of_use(status: int, said: str) -> bool:
+    """Whether it is the one line of a mount that is refused because another has its upper."""
+    return status == 1 and len(said.splitlines()) == 1 and " is in use by " in said
+
+
 def test_one_work_directory_can_not_serve_two_mounts(unionmount: Command) -> None:
     for name in ("other", "other upper"):
         (unionmount.directory / name).mkdir()
@@ -308,15 +417,9 @@ def test_one_work_directory_can_not_serve_two_mounts(unionmount: Command) -> Non
 def test_an_upper_that_the_kernel_has_mounted(unionmount: Command, work: str) -> None:
     (unionmount.directory / "other").mkdir()
     (unionmount.directory / "upper.work").mkdir()
-    there = unionmount.directory
-    linux.mount(
-        "overlay",
-        there / "other",
-        "overlay",
-        data=os.fsencode(f"lowerdir={there}/base,upperdir={there}/upper,workdir={there}/work"),
-    )
+    _mount_overlay(unionmount, "other", "work")
     line = unionmount.refuses("--upper", "upper", "--work", work, "base", "mount")
-    assert f"in use by the overlay mounted on {there}/other" in line
+    assert f"in use by the overlay mounted on {unionmount.directory}/other" in line
 
 
 def test_a_mount_point_with_a_union_on_it(unionmount: Command) -> None:
@@ -509,6 +612,19 @@ def test_standard_streams_may_be_closed(unionmount: Command) -> None:
     )
     assert done.returncode == 0
     assert (unionmount.directory / "mount" / "file").read_text() == "base\n"
+
+
+def _unmount(unionmount: Command, point: str) -> None:
+    end = unionmount.daemon(point)
+    linux.umount(unionmount.directory / point)
+    assert has_ended(end)
+
+
+def _mount_overlay(unionmount: Command, point: str, work: str, more: str = "") -> None:
+    """Have the kernel mount base and upper."""
+    there = unionmount.directory
+    data = f"lowerdir={there}/base,upperdir={there}/upper,workdir={there}/{work}{more}"
+    linux.mount("overlay", there / point, "overlay", data=data.encode())
 
 
 def _shown(point: Path) -> tuple[str, str, set[str]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -28,31 +30,42 @@ def require_fuse() -> None:
         ) from error
 
 
-def clear_mount_point(point: bytes) -> list[str]:
+@contextlib.contextmanager
+def claimed_mount_point(point: bytes) -> Iterator[list[str]]:
     """Check that *point*, a real path, can be mounted on; take a dead union away from it.
 
-    Answers what the user should know though it stops nothing, a line each. Raises UnionError.
+    While the block lasts no other union is mounted on it. Gives what the user should know though it
+    stops nothing, a line each. Raises UnionError.
     """
     name = os.fsdecode(point)
     notes = []
     while mounts.is_dead(point):
         _remove_dead(point)
         notes.append(f"{name}: removed the mount of a unionmount process that is gone")
-    if mounts.is_union(point):
-        raise UnionError(f"mount point {name}: a union is mounted on it; unmount that first")
-    try:
-        if os.listdir(point):
-            notes.append(f"{name} is not empty; the mount hides what it holds")
-    except PermissionError:
-        # Whoever may not list it may still be allowed to mount on it.
-        pass
-    except FileNotFoundError as error:
-        raise UnionError(
-            f"mount point {name}: there is no such directory; make it with mkdir -p"
-        ) from error
-    except OSError as error:
-        raise problem("mount point", point, error) from error
-    return notes
+    with contextlib.ExitStack() as claim:
+        try:
+            descriptor = os.open(point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            claim.callback(os.close, descriptor)
+            # Never waiting, for anybody who may read it may lock it.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.listdir(descriptor):
+                notes.append(f"{name} is not empty; the mount hides what it holds")
+        except BlockingIOError:
+            raise UnionError(
+                f"mount point {name}: another program is about to mount on it; try again"
+            ) from None
+        except PermissionError:
+            # Whoever may not list it may still be allowed to mount on it.
+            pass
+        except FileNotFoundError as error:
+            raise UnionError(
+                f"mount point {name}: there is no such directory; make it with mkdir -p"
+            ) from error
+        except OSError as error:
+            raise problem("mount point", point, error) from error
+        if mounts.is_union(point):
+            raise UnionError(f"mount point {name}: a union is mounted on it; unmount that first")
+        yield notes
 
 
 @dataclass(frozen=True)

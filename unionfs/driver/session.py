@@ -82,7 +82,6 @@ def serve(plan: Plan, ready: Callable[[], None] | None = None) -> int:
     # ovl_fill_super gives it up as well).
     syscalls.give_up_capability(syscalls.CAP_SYS_RESOURCE)
     preflight.require_fuse()
-    notes = preflight.clear_mount_point(plan.point)
     # Once mounted, the mount may cover any path, and we could not answer ourselves: whatever has
     # a path is opened before.
     with (
@@ -90,10 +89,14 @@ def serve(plan: Plan, ready: Callable[[], None] | None = None) -> int:
         contextlib.ExitStack() as last,
         contextlib.ExitStack() as stack,
     ):
-        filesystem = stack.enter_context(contextlib.closing(_open(plan, last)))
-        union = _union(plan)
-        stack.enter_context(_mounted(plan, UnionOperations(filesystem, plan.options.owners)))
-        last.pop_all()
+        with preflight.claimed_mount_point(plan.point) as notes:
+            made = contextlib.ExitStack()
+            filesystem = stack.enter_context(contextlib.closing(_open(plan, made)))
+            # While we hold the upper: afterwards it may be another's.
+            stack.push(made)
+            union = _union(plan)
+            stack.enter_context(_mounted(plan, UnionOperations(filesystem, plan.options.owners)))
+            made.pop_all()
         # While we hold the upper, the record says so.
         last.enter_context(records.kept(union, directory))
         for note in notes:
@@ -129,8 +132,8 @@ def _union(plan: Plan) -> records.Union:
     )
 
 
-def _open(plan: Plan, undo: contextlib.ExitStack) -> Filesystem:
-    """Open what *plan* names; *undo* removes what was made for it if it is not mounted after all.
+def _open(plan: Plan, made: contextlib.ExitStack) -> Filesystem:
+    """Open what *plan* names; *made* removes what was made for it if it is not mounted after all.
 
     Raises UnionError.
     """
@@ -140,15 +143,16 @@ def _open(plan: Plan, undo: contextlib.ExitStack) -> Filesystem:
             opened.callback(layer.close)
         upper = None
         if plan.upper is not None:
-            upper = _open_upper(plan, plan.upper, layers, undo)
+            upper = _open_upper(plan, plan.upper, layers, made)
             opened.callback(upper.close)
+            opened.push(made)
         filesystem = Filesystem(layers, upper, dialects=plan.dialects)
         opened.pop_all()
         return filesystem
 
 
 def _open_upper(
-    plan: Plan, upper: bytes, layers: Sequence[Layer], undo: contextlib.ExitStack
+    plan: Plan, upper: bytes, layers: Sequence[Layer], made: contextlib.ExitStack
 ) -> Upper:
     target = Directory.at("mount point", plan.point)
     others = [
@@ -157,11 +161,12 @@ def _open_upper(
     ]
     own = Directory.at("upper", upper)
     preflight.require_own(own, others, target)
-    work = plan.work or _default_work(upper, undo)
-    preflight.require_own(Directory.at("work", work), [*others, own], target)
+    work = plan.work or os.path.realpath(upper) + _WORK_SUFFIX
     while True:
+        new = plan.work is None and _make_work(work)
         try:
-            return Upper(
+            preflight.require_own(Directory.at("work", work), [*others, own], target)
+            opened = Upper(
                 upper,
                 work,
                 volatile="volatile" in plan.options.flags,
@@ -169,9 +174,18 @@ def _open_upper(
                 namespace=_namespace(plan),
             )
         except BusyError as error:
+            # The work directory is another's now, whoever made it.
             _wait_for_user(upper, work, error)
-        except OSError as error:
-            raise problem("upper", upper, error) from error
+        except (OSError, UnionError) as error:
+            if new:
+                shutil.rmtree(work, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise problem("upper", upper, error) from error
+            raise
+        else:
+            if new:
+                made.callback(shutil.rmtree, work, ignore_errors=True)
+            return opened
 
 
 def _namespace(plan: Plan) -> bytes:
@@ -180,20 +194,18 @@ def _namespace(plan: Plan) -> bytes:
     return markers.USER if by_users else markers.TRUSTED
 
 
-def _default_work(upper: bytes, undo: contextlib.ExitStack) -> bytes:
-    work = os.path.realpath(upper) + _WORK_SUFFIX
+def _make_work(work: bytes) -> bool:
+    """Make the work directory that nobody named; answers whether it was not there."""
     try:
         os.mkdir(work, 0o700)
     except FileExistsError:
-        pass
+        return False
     except OSError as error:
         raise UnionError(
             f"work {os.fsdecode(work)}: {error.strerror};"
             " name a directory on the upper's filesystem with --work"
         ) from error
-    else:
-        undo.callback(shutil.rmtree, work, ignore_errors=True)
-    return work
+    return True
 
 
 def _wait_for_user(upper: bytes, work: bytes, error: BusyError) -> None:
