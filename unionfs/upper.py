@@ -181,17 +181,21 @@ class Upper:
             return
         scratch = self.scratch_name()
         with self._work.discarding(scratch):
-            self._make_empty(scratch, place)
+            status = places.status(place)
+            self._make_empty(scratch, place, status)
             with self._same_times(parent):
                 directory_fd = places.directory(parent)
                 _rename(self.scratch, scratch, directory_fd, name, syscalls.RENAME_EXCHANGE)
-        places.forget(place)
+                places.forget(place)
+                # XFS changes those of what is moved to another parent; not worth failing for.
+                with contextlib.suppress(OSError):
+                    self.change_times(place, status.st_atime_ns, status.st_mtime_ns)
         place.impure = False
         self._work.discard(scratch)
 
-    def _make_empty(self, scratch: bytes, like: Place) -> None:
+    def _make_empty(self, scratch: bytes, like: Place, status: os.stat_result) -> None:
         os.mkdir(scratch, 0o700, dir_fd=self.scratch)
-        empty, status = self.scratch_place(scratch), places.status(like)
+        empty = self.scratch_place(scratch)
         for name in places.listxattr(like):
             places.setxattr(empty, name, places.getxattr(like, name))
         self.set_mark(empty, markers.OPAQUE, markers.OPAQUE_YES)

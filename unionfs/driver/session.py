@@ -78,8 +78,7 @@ def serve(plan: Plan, ready: Callable[[], None] | None = None) -> int:
     os.umask(0)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    # With it quotas would bind nobody, and all could fill what is reserved for root (overlayfs's
-    # ovl_fill_super gives it up as well).
+    # With it quotas would bind nobody (overlayfs's ovl_fill_super gives it up as well).
     syscalls.give_up_capability(syscalls.CAP_SYS_RESOURCE)
     preflight.require_fuse()
     # Once mounted, the mount may cover any path, and we could not answer ourselves: whatever has

@@ -20,6 +20,7 @@ from unionfs.model import OVERFLOW_ID, UNREAD, WHITEOUT, Entry, Mark, PackedAttr
 
 _log: Final = logging.getLogger(__name__)
 
+_CHANGED: Final = "a layer changed while it was mounted"
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 # struct ovl_fb of fs/overlayfs/overlayfs.h: version, magic, length, flags, type, filesystem.
 _ORIGIN: Final = struct.Struct("=BBBBB16s")
@@ -143,8 +144,13 @@ class DirectoryLayer:
         try:
             descriptor = _open_quietly(place.name, _READ, places.directory(place.parent))
         except OSError as error:
+            try:
+                now = places.status(place)
+            except FileNotFoundError:
+                _log.warning("%s: %s is gone", _CHANGED, self._path_of(place))
+                raise
             # A link, a socket or a device refuses in ways of its own.
-            self.check_same(entry, places.status(place), error)
+            self.check_same(entry, now, error)
             raise
         try:
             self.check_same(entry, os.fstat(descriptor))
@@ -210,8 +216,16 @@ class DirectoryLayer:
         """Raise OSError, ESTALE, if what is *now* at the place of *entry* is another inode."""
         then = entry.attributes
         if (now.st_dev, now.st_ino) != (then.st_dev, then.st_ino):
-            changed = "a layer changed while it was mounted"
-            raise OSError(errno.ESTALE, changed, self.identity) from cause
+            raise OSError(errno.ESTALE, _CHANGED, self._path_of(entry.handle)) from cause
+
+    def _path_of(self, place: Place) -> str:
+        """Where a place is on the host, for people to read."""
+        names: list[bytes] = []
+        here: Place | None = place
+        while here is not None:
+            names.append(here.name)
+            here = here.parent
+        return os.fsdecode(os.path.join(self._path, *reversed(names[:-1])))
 
     def _entry(self, place: Place, attributes: os.stat_result, hidden: bool) -> Entry | Mark:
         mode = attributes.st_mode
