@@ -21,12 +21,6 @@ def run(
     return lambda row, part: list(row(Stand(union, kernel, directory, part * campaign)))
 
 
-def test_an_entry_takes_no_longer_among_many(run: Callable[[Row, float], list[Measure]]) -> None:
-    for measure in run(names.directory, 0.04):
-        assert measure.growth is not None
-        assert measure.growth < 3, measure
-
-
 def test_memory_is_for_what_the_kernel_has_not_forgotten(
     run: Callable[[Row, float], list[Measure]],
 ) -> None:
@@ -38,6 +32,7 @@ def test_memory_is_for_what_the_kernel_has_not_forgotten(
 @pytest.mark.parametrize(
     ("row", "part"),
     [
+        (names.directory, 0.02),
         (names.layers, 0.1),
         (names.depth, 0.1),
         (files.maps, 0.1),
