@@ -317,8 +317,7 @@ class Filesystem:
         assert node.upper is not None
         place: Place = node.upper.entry.handle
         upper = self._tree.upper
-        if changes.size is not None and places.status(place).st_size != changes.size:
-            # Otherwise truncate(2) changes no time; ftruncate(2) asks for that by itself.
+        if changes.size is not None:
             self._truncate(node, changes.size, handle)
         if changes.uid is not None or changes.gid is not None:
             upper.change_owner(
