@@ -147,12 +147,7 @@ class WorkDirectory:
                 f"directory {os.fsdecode(upper)}: name one that is with --work"
             )
         for path, place in ((upper, root), (work, self._root)):
-            try:
-                fcntl.flock(place.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BusyError(
-                    f"{os.fsdecode(path)} is in use by another mount: unmount that one first"
-                ) from None
+            _lock(place.descriptor, path)
 
     def _refuse_incompatible(self, work: bytes) -> None:
         try:
@@ -214,6 +209,24 @@ class WorkDirectory:
             ) from error
         finally:
             os.rmdir(probe, dir_fd=self._root.descriptor)
+
+
+def require_free(upper: bytes) -> None:
+    """Check that no mount has the upper directory, at this moment. Raises OSError, BusyError."""
+    descriptor = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _lock(descriptor, upper)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: bytes) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BusyError(
+            f"{os.fsdecode(path)} is in use by another mount: unmount that one first"
+        ) from None
 
 
 def remove_tree(directory_fd: int, name: bytes) -> None:

@@ -78,17 +78,6 @@ def outside(directory: Path) -> Iterator[Outside]:
     made.check()
 
 
-@pytest.fixture
-def unionmount(directory: Path) -> Iterator[Command]:
-    """The command, run beside a layer, an upper and a mount point."""
-    command = Command(directory)
-    for name in ("base", "upper", "mount"):
-        (directory / name).mkdir()
-    (directory / "base" / "file").write_text("content")
-    yield command
-    command.close()
-
-
 def _result(act: Callable[[], object]) -> str:
     """What an attempt came to: the name of its error, or what it answered."""
     try:

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,17 +42,6 @@ pyfuse3.main = negotiate
 from unionfs.cli import main
 sys.exit(main())
 """
-
-
-@pytest.fixture
-def unionmount(directory: Path) -> Iterator[Command]:
-    """The command, run beside a layer, an empty upper and a mount point."""
-    command = Command(directory)
-    for name in ("base", "upper", "mount"):
-        (directory / name).mkdir()
-    (directory / "base" / "file").write_text("content")
-    yield command
-    command.close()
 
 
 @pytest.fixture(scope="module")

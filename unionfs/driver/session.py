@@ -32,6 +32,7 @@ from unionfs.model import BusyError, UnionError, printable
 from unionfs.options import Options
 from unionfs.sources import open_layers, problem
 from unionfs.upper import Upper
+from unionfs.workdir import require_free
 
 _log = logging.getLogger(__name__)
 
@@ -162,8 +163,11 @@ def _open_upper(
     preflight.require_own(own, others, target)
     work = plan.work or os.path.realpath(upper) + _WORK_SUFFIX
     while True:
-        new = plan.work is None and _make_work(work)
+        new = False
         try:
+            if plan.work is None:
+                require_free(upper)
+                new = _make_work(work)
             preflight.require_own(Directory.at("work", work), [*others, own], target)
             opened = Upper(
                 upper,
@@ -173,7 +177,7 @@ def _open_upper(
                 namespace=_namespace(plan),
             )
         except BusyError as error:
-            # The work directory is another's now, whoever made it.
+            # If we have made the work directory, it is another's now.
             _wait_for_user(upper, work, error)
         except (OSError, UnionError) as error:
             if new:
