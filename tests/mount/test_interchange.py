@@ -2,14 +2,17 @@
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.support import linux
 from tests.support.layers import Directory, File, HardLink, Symlink, Tree
+from tests.support.machine import Machine, Pair, run
 from tests.support.mounts import KernelMount, Mount, Mounts, UnionMount, three_times
 from tests.support.snapshots import Snapshot, differences, snapshot, tree
+from tests.support.stacks import stacks
 
 BASE: Tree = {
     "file": File("content", uid=5, gid=6, xattrs={"user.u": b"1"}),
@@ -190,3 +193,15 @@ def test_links_are_counted_after_the_kernel_moved_one_over_another(
     (ours / "e").unlink()
     for when in three_times(ours):
         assert (ours / "a").stat().st_nlink == 1, when
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_ten_rounds_take_turns_on_one_upper(directory: Path, number: int) -> None:
+    """Random work, with metacopy and index in the upper; an oracle has the kernel alone."""
+
+    class TakingTurns(Machine):
+        home = directory
+        layers = stacks(mixed=False).map(lambda stack: replace(stack, metacopy=True))
+        looks = (Pair.turn,)
+
+    run(TakingTurns, number, examples=1, length=11)
