@@ -41,8 +41,10 @@ def pytest_configure(config: pytest.Config) -> None:
         "kernel_differs(reason): a rule that the kernel's overlayfs doesn't keep; fails if it does",
     )
     os.umask(0o022)
-    # A shell starts what runs in the background with this ignored, and commands would inherit it.
+    # A shell, or nohup, starts what runs in the background with these ignored, and commands would
+    # inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     # Another process that copies the machine's mounts would keep those of a test in use. Records
     # of mounts go with them: to another namespace a dead mount's would be a leftover.
     linux.leave_mount_namespace()
