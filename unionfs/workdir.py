@@ -278,7 +278,8 @@ def _open_to_empty(directory_fd: int, name: bytes) -> int:
     flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     held = os.open(name, flags, dir_fd=directory_fd)
     try:
-        if os.fstat(held).st_mode & stat.S_IRWXU != stat.S_IRWXU:
+        # Root may anyway, and somebody may still have it open and look at its mode.
+        if os.geteuid() != 0 and os.fstat(held).st_mode & stat.S_IRWXU != stat.S_IRWXU:
             os.chmod(b"/proc/self/fd/%d" % held, stat.S_IRWXU)
         return os.open(b".", DIRECTORY, dir_fd=held)
     finally:

@@ -196,6 +196,14 @@ def test_a_removed_directory_of_a_layer_has_no_links(both: Mounts[Mount]) -> Non
     _check_no_links_after_removal(mount / "d", mount)
 
 
+def test_a_removed_directory_of_whiteouts_keeps_its_mode(both: Mounts[Mount]) -> None:
+    mount = both({"d": Directory({"gone": ""}, mode=0o644)})
+    (mount / "d" / "gone").unlink()
+    with linux.opened(mount / "d", os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+        (mount / "d").rmdir()
+        assert stat.S_IMODE(os.fstat(descriptor).st_mode) == 0o644
+
+
 # Making
 
 

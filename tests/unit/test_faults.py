@@ -217,7 +217,7 @@ CHANGES = {
         {"b": {"two": {"upper": "3"}}},
     ),
 }
-TIDYING = {"chmod", "fstat", "listdir", "open", "rmdir", "unlink"}
+TIDYING = {"fstat", "listdir", "open", "rmdir", "unlink"}
 
 
 async def find(union: Union, path: str) -> tuple[object, ...] | None:
