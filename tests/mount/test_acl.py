@@ -10,7 +10,7 @@ import pytest
 from tests.support import linux
 from tests.support.acls import ACCESS, DEFAULT, acl, has_acl, set_acl
 from tests.support.layers import Directory, File, Tree
-from tests.support.mounts import Mount, Mounts, three_times
+from tests.support.mounts import Mount, Mounts, UnionMount, three_times
 
 # uid 1000 may read, group 2000 may read and write what the mask lets it: read.
 READERS = "u::rw-,u:1000:r--,g::---,g:2000:rw-,m::r--,o::---"
@@ -209,3 +209,12 @@ def test_setfacl_and_getfacl(both: Mounts[Mount]) -> None:
             *("default:user::rwx", "default:user:1000:rwx", "default:group::r-x"),
             *("default:mask::rwx", "default:other::r-x"),
         ], when
+
+
+@pytest.mark.parametrize("kind", [ACCESS, DEFAULT])
+def test_an_acl_that_is_not_there_can_be_removed(union: Mounts[UnionMount], kind: str) -> None:
+    mount = union({"d": {}})
+    os.removexattr(mount / "d", kind)
+    assert list(mount.changes.iterdir()) == []
+    (mount / "d").chmod(0o700)
+    os.removexattr(mount / "d", kind)
