@@ -505,6 +505,13 @@ def test_without_a_fuse_device(unionmount: Command) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("words", ["base mount", "--list"])
+def test_without_proc(unionmount: Command, words: str) -> None:
+    done = _in_own_mounts(unionmount.directory, f"umount --lazy /proc; exec {UNIONMOUNT} {words}")
+    line = "unionmount: /proc is not there; mount it with mount -t proc proc /proc\n"
+    assert (done.returncode, done.stderr) == (1, line)
+
+
 def test_without_permission_for_fuse(unionmount: Command) -> None:
     script = f"""
         mknod -m 600 device c 10 229

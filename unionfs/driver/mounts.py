@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from unionfs.driver import namespaces
+from unionfs.model import UnionError
 
 SUBTYPE: Final = "unionmount"
 TYPE: Final = b"fuse.unionmount"
@@ -34,9 +35,15 @@ class Mount:
 
 
 def table() -> list[Mount]:
-    """Every mount that this process can see; of two on one mount point the visible one last."""
-    with open("/proc/self/mountinfo", "rb") as lines:
-        return [_mount(line) for line in lines]
+    """Every mount that this process can see; of two on one mount point the visible one last.
+
+    Raises UnionError without /proc, which we need for much else.
+    """
+    try:
+        with open("/proc/self/mountinfo", "rb") as lines:
+            return [_mount(line) for line in lines]
+    except FileNotFoundError as error:
+        raise UnionError("/proc is not there; mount it with mount -t proc proc /proc") from error
 
 
 def visible_at(point: bytes) -> Mount | None:
