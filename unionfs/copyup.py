@@ -50,12 +50,16 @@ class Plan:
 def plan(upper: Upper, source: Source, marks: Iterable[tuple[bytes, bytes]]) -> Plan:
     """Read what the copy of *source* has to have. Raises OSError of the layer."""
     _, layer, entry = source
-    if NO_ID in (entry.attributes.st_uid, entry.attributes.st_gid):
-        # As overlayfs: the copy would be somebody else's.
-        raise OSError(errno.EOVERFLOW, "the owner has no number in this user namespace")
+    require_owner(entry.attributes)
     extended = [(name, layer.getxattr(entry, name)) for name in layer.listxattr(entry)]
     spelled = [(upper.prefix + mark, value) for mark, value in marks]
     return Plan(entry.attributes, extended, spelled)
+
+
+def require_owner(attributes: Attributes) -> None:
+    """Raise OSError, EOVERFLOW as overlayfs, if a copy would be somebody else's."""
+    if NO_ID in (attributes.st_uid, attributes.st_gid):
+        raise OSError(errno.EOVERFLOW, "the owner has no number in this user namespace")
 
 
 def index_key(source: Source, origin: bytes | None) -> bytes:
@@ -201,26 +205,33 @@ def _copy_range(source_fd: int, target_fd: int, start: int, end: int) -> None:
 def _apply(target: int | bytes, wanted: Plan) -> None:
     attributes = wanted.attributes
     os.chown(target, attributes.st_uid, attributes.st_gid)
-    for name, value in wanted.extended:
-        try:
-            os.setxattr(target, name, value)
-        except OSError as error:
-            # As overlayfs: an attribute that this filesystem has no room for is left, unless
-            # leaving it would change who may do what.
-            if error.errno == errno.EINVAL and name.startswith(_ACL):
-                raise OSError(errno.EOVERFLOW, "an ACL names ids without a number here") from error
-            if error.errno != errno.EOPNOTSUPP or _decides_access(name):
-                raise
+    acls = [(name, value) for name, value in wanted.extended if name.startswith(_ACL)]
+    _set_all(target, [pair for pair in wanted.extended if pair not in acls])
     for name, value in wanted.marks:
         try:
             os.setxattr(target, name, value)
         except OSError as error:
             if error.errno not in _NO_ATTRIBUTE_HERE:
                 raise
+    # As the mode, they may take the right to write, which a user needs for the others.
+    _set_all(target, acls)
     if not stat.S_ISLNK(attributes.st_mode):
         os.chmod(target, stat.S_IMODE(attributes.st_mode))
     modified = attributes.st_mtime_ns if wanted.cut_ns is None else wanted.cut_ns
     os.utime(target, ns=(attributes.st_atime_ns, modified))
+
+
+def _set_all(target: int | bytes, attributes: Iterable[tuple[bytes, bytes]]) -> None:
+    for name, value in attributes:
+        try:
+            os.setxattr(target, name, value)
+        except OSError as error:
+            if error.errno == errno.EINVAL and name.startswith(_ACL):
+                raise OSError(errno.EOVERFLOW, "an ACL names ids without a number here") from error
+            # As overlayfs: an attribute that this filesystem has no room for is left, unless
+            # leaving it would change who may do what.
+            if error.errno != errno.EOPNOTSUPP or _decides_access(name):
+                raise
 
 
 def _decides_access(name: bytes) -> bool:

@@ -23,9 +23,10 @@ _ACL_USER: Final = 0x02
 _ACL_GROUP: Final = 0x08
 
 _CAPABILITIES: Final = b"security.capability"
-# include/uapi/linux/capability.h, vfs_ns_cap_data: the last field is the root user that they count
-# for; earlier revisions are shorter.
-_ROOT_ID: Final = struct.Struct("<20xI")
+# include/uapi/linux/capability.h: the bytes of vfs_cap_data, whose fourth is the revision, and of
+# vfs_ns_cap_data, which has the root user that they count for behind it.
+_REVISION_2: Final = 20
+_REVISION_3: Final = 24
 
 
 class Range(NamedTuple):
@@ -105,11 +106,19 @@ class Owners:
     def _translated(self, name: bytes, value: bytes, *, inwards: bool) -> bytes:
         if name in _ACLS:
             return self._acl(value, inwards=inwards)
-        if name == _CAPABILITIES and len(value) == _ROOT_ID.size:
-            (root,) = _ROOT_ID.unpack(value)
-            root = self.users.translated(root, inwards=inwards)
-            return value[:-4] + root.to_bytes(4, "little")
+        if name == _CAPABILITIES and self.users.ranges:
+            return self._capabilities(value, inwards=inwards)
         return value
+
+    def _capabilities(self, value: bytes, *, inwards: bool) -> bytes:
+        if len(value) not in (_REVISION_2, _REVISION_3):
+            return value
+        old = int.from_bytes(value[_REVISION_2:], "little")  # revision 2: of root itself
+        new = self.users.translated(old, inwards=inwards)
+        if new == old:
+            return value
+        flags = value[:3]
+        return flags + b"\x03" + value[4:_REVISION_2] + new.to_bytes(4, "little")
 
     def _acl(self, value: bytes, *, inwards: bool) -> bytes:
         if not (self.users.ranges or self.groups.ranges):

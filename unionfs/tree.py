@@ -107,7 +107,7 @@ class Tree:
         if node.upper is None:
             attributes: Attributes = node.lower[0].entry.attributes
         else:
-            attributes = places.status(node.upper.entry.handle)
+            attributes = self.upper.layer.attributes(node.upper.entry.handle)
         blocks = attributes.st_blocks
         if node.is_regular and blocks == 0 and attributes.st_size and node.content is not node.top:
             # A file of holes, or a metacopy, whose blocks are those of its content. That this is
@@ -415,7 +415,7 @@ class Tree:
         _, layer, entry = self.content(node)
         source_fd = layer.open(entry)
         try:
-            if status.st_nlink == 1 and len(node.names) == 1:
+            if status.st_nlink == 1 and [name.in_upper for name in node.names] == [True]:
                 await self._replace_metacopy(node, source_fd, status)
             else:
                 await self._fill_in_place(node, source_fd)
@@ -426,6 +426,7 @@ class Tree:
         """Put a whole copy in the place of a metacopy file."""
         assert node.upper is not None
         upper, place = self.upper, node.upper.entry.handle
+        copyup.require_owner(upper.layer.attributes(place))
         left = {
             name
             for mark in (markers.METACOPY, markers.REDIRECT)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import linux
-from tests.support.layers import OLD, WHITEOUT, File, Tree, redirect
+from tests.support.layers import OLD, WHITEOUT, File, HardLink, Tree, redirect
 from tests.support.mounts import KernelMount, Mount, Mounts, UnionMount, three_times
 from tests.support.snapshots import differences, snapshot
 
@@ -172,3 +172,22 @@ def test_a_metacopy_without_content_can_be_listed_and_removed(union: Mounts[Unio
     (mount / "d").rmdir()
     for when in three_times(mount):
         assert os.listdir(mount.path) == [], when
+
+
+@pytest.mark.parametrize("written", ["b", "sub/e"])
+def test_a_metacopy_in_the_index_stays_one_file(
+    union: Mounts[UnionMount], kernel: Mounts[KernelMount], written: str
+) -> None:
+    layer: Tree = {"a": "old", **dict.fromkeys("bc", HardLink("a")), "sub": {"e": HardLink("a")}}
+    theirs = kernel(layer, options=["metacopy=on"])
+    (theirs / "a").chmod(0o600)
+    (theirs / "a").unlink()
+    theirs.unmount()
+    mount = union(*theirs.layers, upper=theirs.changes, work=theirs.work)
+    with linux.opened(mount / written, os.O_WRONLY | os.O_APPEND) as descriptor:
+        os.write(descriptor, b" and new")
+    for when in three_times(mount):
+        for name in ("b", "c", "sub/e"):
+            assert (mount / name).read_text() == "old and new", (name, when)
+            assert (mount / name).stat().st_ino == (mount / "b").stat().st_ino, (name, when)
+            assert (mount / name).stat().st_nlink == 3, (name, when)

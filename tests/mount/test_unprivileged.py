@@ -325,6 +325,23 @@ def test_files_that_their_owner_may_not_write(somebody: Somebody, directory: Pat
     somebody.run(body)
 
 
+@by(USER, SINGLE, WIDE)
+def test_files_whose_acl_takes_the_right_to_write(somebody: Somebody, directory: Path) -> None:
+    layer = build(directory / "base", mine(dict.fromkeys("abc", File("x", mode=0o644))))
+    for name in "abc":
+        set_acl(layer / name, f"u::r--,u:{ME}:r--,g::r--,m::r--,o::r--")
+
+    def body() -> None:
+        with mounting() as union:
+            mount = union(layer)
+            (mount / "a").chmod(0o644)
+            os.rename(mount / "b", mount / "d")
+            os.link(mount / "c", mount / "e")
+            assert sorted(os.listdir(mount.path)) == ["a", "c", "d", "e"]
+
+    somebody.run(body)
+
+
 # What can't be made
 
 

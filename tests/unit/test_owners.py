@@ -85,11 +85,19 @@ def test_acls_name_owners_as_they_show() -> None:
 
 
 def test_capabilities_count_for_the_root_user_as_it_shows() -> None:
-    revision_2, revision_3 = os.urandom(20), os.urandom(20) + struct.pack("<I", 100000)
-    shown = revision_3[:20] + struct.pack("<I", 0)
-    assert MAPPED.shown_value(b"security.capability", revision_2) == revision_2
-    assert MAPPED.shown_value(b"security.capability", revision_3) == shown
-    assert MAPPED.stored_value(b"security.capability", shown) == revision_3
+    name, rest = b"security.capability", os.urandom(16)
+
+    def revision_3(root: int) -> bytes:
+        return b"\1\0\0\3" + rest + struct.pack("<I", root)
+
+    revision_2 = b"\1\0\0\2" + rest
+    assert MAPPED.shown_value(name, revision_3(100000)) == revision_3(0)
+    assert MAPPED.stored_value(name, revision_3(0)) == revision_3(100000)
+    # Of root itself, who is in no range, and as whom 100000 shows.
+    assert MAPPED.shown_value(name, revision_2) == revision_3(ID_MAX)
+    assert MAPPED.stored_value(name, revision_2) == revision_3(100000)
+    for value in (revision_2, revision_3(7)):
+        assert Owners().stored_value(name, value) == value
 
 
 @given(st.integers(0, ID_MAX))

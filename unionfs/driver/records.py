@@ -96,8 +96,8 @@ def kept(union: Union, directory: int | None) -> Iterator[None]:
     try:
         yield
     finally:
-        _remove(name, directory)
         if record >= 0:
+            _remove_own(name, directory, record)
             os.close(record)
 
 
@@ -211,6 +211,14 @@ def _sweep(directory: int) -> None:
             union = _read(name, (os.geteuid(),), directory)
             if union is None or union.process is None:
                 _remove(name, directory)
+
+
+def _remove_own(name: str, directory: int, record: int) -> None:
+    """Remove our record, unless the number, and with it the name, is another mount's by now."""
+    with contextlib.suppress(FileNotFoundError):
+        there = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if os.path.samestat(there, os.fstat(record)):
+            _remove(name, directory)
 
 
 def _remove(name: str, directory: int) -> None:

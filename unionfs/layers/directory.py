@@ -16,7 +16,15 @@ from unionfs import syscalls
 from unionfs.layers import markers, places
 from unionfs.layers.markers import Dialects
 from unionfs.layers.places import Place
-from unionfs.model import OVERFLOW_ID, UNREAD, WHITEOUT, Entry, Mark, PackedAttributes
+from unionfs.model import (
+    OVERFLOW_ID,
+    UNREAD,
+    WHITEOUT,
+    Attributes,
+    Entry,
+    Mark,
+    PackedAttributes,
+)
 
 _log: Final = logging.getLogger(__name__)
 
@@ -251,11 +259,21 @@ class DirectoryLayer:
             redirect=self._redirect(place, present),
         )
 
+    def attributes(self, place: Place) -> Attributes:
+        """The attributes of an entry as they are now; of NO_ID if the owner has no number here."""
+        status = places.status(place)
+        if self._knows_owner(place, status):
+            return status
+        return PackedAttributes(status).without_owner()
+
     def _attributes(self, place: Place, status: os.stat_result) -> PackedAttributes:
         attributes = PackedAttributes(status)
-        if OVERFLOW_ID not in (status.st_uid, status.st_gid) or self._every_id_is_mapped:
-            return attributes
-        return attributes if places.has_known_owner(place, status) else attributes.without_owner()
+        return attributes if self._knows_owner(place, status) else attributes.without_owner()
+
+    def _knows_owner(self, place: Place, status: os.stat_result) -> bool:
+        if self._every_id_is_mapped or OVERFLOW_ID not in (status.st_uid, status.st_gid):
+            return True
+        return places.has_known_owner(place, status)
 
     def _has_opaque_file(self, place: Place) -> bool:
         return self._oci and _exists(places.directory(place), markers.OPAQUE_NAME)
