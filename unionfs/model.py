@@ -187,7 +187,8 @@ class Caller:
 
 def printable(text: str) -> str:
     """*text* on one line, whatever names are in it: control characters and non-UTF-8 escaped."""
-    escaped = re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+    special = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
+    escaped = re.sub(special, lambda found: f"\\x{ord(found[0]):02x}", text)
     return os.fsencode(escaped).decode("utf-8", "backslashreplace")
 
 

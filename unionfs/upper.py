@@ -190,7 +190,7 @@ class Upper:
                 # XFS changes those of what is moved to another parent; not worth failing for.
                 with contextlib.suppress(OSError):
                     self.change_times(place, status.st_atime_ns, status.st_mtime_ns)
-        place.impure = False
+        place.impure, place.hidden = False, None
         self._work.discard(scratch)
 
     def _make_empty(self, scratch: bytes, like: Place, status: os.stat_result) -> None:

@@ -249,11 +249,15 @@ def remove_tree(directory_fd: int, name: bytes) -> None:
                     os.unlink(child, dir_fd=here)
                 except IsADirectoryError:
                     above.append((child, os.fstat(here).st_ino))
-                    here = _step(here, child)
+                    down = _open_to_empty(here, child)
+                    os.close(here)
+                    here = down
                     left.append(os.listdir(here))
             elif len(left) > 1:
                 left.pop()
-                here = _step(here, b"..")
+                up = os.open(b"..", DIRECTORY, dir_fd=here)
+                os.close(here)
+                here = up
                 child, number = above.pop()
                 if os.fstat(here).st_ino != number:
                     # Somebody moved it meanwhile, and what is left to remove is not here.
@@ -264,13 +268,6 @@ def remove_tree(directory_fd: int, name: bytes) -> None:
     finally:
         os.close(here)
     os.rmdir(name, dir_fd=directory_fd)
-
-
-def _step(here: int, name: bytes) -> int:
-    """From one open directory to another, in place of it."""
-    there = _open_to_empty(here, name)
-    os.close(here)
-    return there
 
 
 def _open_to_empty(directory_fd: int, name: bytes) -> int:

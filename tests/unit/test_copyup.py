@@ -27,7 +27,7 @@ from tests.support.layers import (
     Tree,
     build,
 )
-from tests.unit.errors import raises
+from tests.unit.errors import fail_with, raises
 from tests.unit.memory import MemoryLayer
 from unionfs import copyup
 from unionfs.copyup import Plan
@@ -39,13 +39,6 @@ from unionfs.upper import Upper
 MIB = 1 << 20
 CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0)
 """cap_net_raw=ep, as in capability.h's struct vfs_cap_data."""
-
-
-def fail_with(number: int) -> Callable[..., Any]:
-    def fail(*args: object, **options: object) -> Any:
-        raise OSError(number, os.strerror(number))
-
-    return fail
 
 
 # Content

@@ -8,6 +8,8 @@ import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
@@ -15,10 +17,13 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.support.layers import File, HardLink, Tree, is_whiteout
 from tests.support.snapshots import tree
-from tests.unit.errors import raises
-from tests.unit.unions import Union, in_trio
+from tests.unit.errors import fail_with, raises
+from tests.unit.unions import ROOT, Union, in_trio
 from unionfs import copyup, syscalls
+from unionfs.driver.operations import UnionOperations
 from unionfs.filesystem import Changes
+from unionfs.owners import Owners
+from unionfs.upper import Upper
 
 SECONDS = 30
 BIG = "x" * 1_000_000
@@ -423,3 +428,25 @@ async def test_a_whiteout_that_fails_leaves_the_name(
     await union.unlink(path)
     assert before.keys() - (await union.shown()).keys() == {f"/{path}"}
     assert is_whiteout(union.upper / path)
+
+
+@in_trio
+async def test_a_directory_that_was_not_replaced_after_all_takes_names(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What hid names in it is gone already; that must be known."""
+    union = make({"d": {"x": "below"}, "s": {}}, {"d": {".wh.x": ""}})
+    with monkeypatch.context() as patch, raises(errno.ENOSPC):
+        patch.setattr(Upper, "move", fail_with(errno.ENOSPC))
+        await union.rename("s", "d")
+    made = union.filesystem.mknod(*union.spot("d/x"), 0o100644, 0, ROOT)
+    union.filesystem.forget(made.number, 1)
+    assert os.listdir(union.upper / "d") == ["x"]
+
+
+def test_who_can_not_be_asked_belongs_to_no_group(make: Make) -> None:
+    """A process that the daemon does not see has the number 0."""
+    operations = UnionOperations(make({}).filesystem, Owners())
+    stranger: Any = SimpleNamespace(uid=1000, gid=1000, pid=0)
+    assert operations._groups(stranger)(1000)
+    assert not operations._groups(stranger)(500)

@@ -209,9 +209,12 @@ class UnionOperations(pyfuse3.Operations):
         given = False
         try:
             for name, node, position in self._filesystem.readdir(fh, start_id):
-                taken = pyfuse3.readdir_reply(token, name, self._entry(node), position)
-                if name not in (b".", b".."):
-                    self._filesystem.accepted(node, taken)
+                taken = False
+                try:
+                    taken = pyfuse3.readdir_reply(token, name, self._entry(node), position)
+                finally:
+                    if name not in (b".", b".."):
+                        self._filesystem.accepted(node, taken)
                 if not taken:
                     break
                 given = True
@@ -262,7 +265,11 @@ class UnionOperations(pyfuse3.Operations):
             group = self._owners.groups.shown(stored)
             if context.uid == 0 or context.gid == group:
                 return True
-            return group in pyfuse3.get_sup_groups(context.pid)
+            try:
+                return group in pyfuse3.get_sup_groups(context.pid)
+            except OSError:
+                # It is in a namespace of processes that we don't see.
+                return False
 
         return belongs
 
