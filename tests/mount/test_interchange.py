@@ -195,13 +195,12 @@ def test_links_are_counted_after_the_kernel_moved_one_over_another(
         assert (ours / "a").stat().st_nlink == 1, when
 
 
-@pytest.mark.parametrize("number", range(4))
-def test_ten_rounds_take_turns_on_one_upper(directory: Path, number: int) -> None:
-    """Random work, with metacopy and index in the upper; an oracle has the kernel alone."""
+def test_ten_rounds_take_turns_on_one_upper(directory: Path, campaign: int) -> None:
+    """Random work, with metacopy and index in the upper; on an oracle the kernel works alone."""
 
     class TakingTurns(Machine):
         home = directory
         layers = stacks(mixed=False).map(lambda stack: replace(stack, metacopy=True))
         looks = (Pair.turn,)
 
-    run(TakingTurns, number, examples=1, length=11)
+    run(TakingTurns, 0, examples=4 * campaign, length=11)
