@@ -1,0 +1,26 @@
+"""What can go wrong that is not an operating-system error: each text is the one line to show."""
+
+from __future__ import annotations
+
+from unionfs.model import UnionError, printable
+
+
+class StoreError(UnionError):
+    """A mistake that the user can mend, or a store that is not as it has to be."""
+
+
+class InvalidContent(StoreError):
+    """What was read (a tar, a blob, a document) is not what it claims to be, or is hostile."""
+
+
+class LimitExceeded(InvalidContent):
+    """Within the rules, but more than this store takes; the text names the option that raises it."""
+
+
+class Damaged(StoreError):
+    """Something in the store is not what was put there; ``layerstore check`` tells all of it."""
+
+
+def shown(name: bytes) -> str:
+    """A name from an archive on one line, whatever bytes are in it."""
+    return printable(name.decode("utf-8", "surrogateescape"))
