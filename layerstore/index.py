@@ -1,0 +1,453 @@
+"""One layer's tree in SQLite: written once while its tar is read, then only read.
+
+Here whiteouts are understood (image-spec layer.md, "Whiteouts"): they mean the layers below,
+wherever they stand in the tar; of several entries with one name the last counts.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote
+
+from layerstore.errors import Damaged, InvalidContent, shown
+from layerstore.objects import Key
+from layerstore.tarstream import TarEntry
+from unionfs.layers import markers
+
+VERSION: Final = 1
+ROOT: Final = 1
+"""The inode of the root."""
+
+_SCHEMA: Final = """
+-- What names lead to. A directory that has something in it and no entry of its own is implied: then
+-- its attributes say nothing.
+CREATE TABLE inode (
+    inode INTEGER PRIMARY KEY,      -- 1 is the root
+    mode INTEGER NOT NULL,          -- type and permissions, as st_mode
+    uid INTEGER NOT NULL,
+    gid INTEGER NOT NULL,
+    seconds INTEGER NOT NULL,       -- modification time, since 1970, rounded down
+    nanoseconds INTEGER NOT NULL,   -- and the rest of it, never negative
+    links INTEGER NOT NULL,         -- names; of a directory: 2, and 1 for each directory in it
+    rdev INTEGER NOT NULL,          -- of a device; otherwise 0
+    target BLOB,                    -- of a symbolic link; otherwise null
+    content INTEGER REFERENCES content,  -- of a regular file; otherwise null
+    opaque INTEGER NOT NULL,        -- 1: a directory that hides what is below; otherwise 0
+    implied INTEGER NOT NULL        -- 1: an implied directory; otherwise 0
+) STRICT;
+-- Inode 0: a whiteout.
+CREATE TABLE name (
+    parent INTEGER NOT NULL,
+    name BLOB NOT NULL,
+    inode INTEGER NOT NULL,
+    PRIMARY KEY (parent, name)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE xattr (
+    inode INTEGER NOT NULL,
+    name BLOB NOT NULL,
+    value BLOB NOT NULL,
+    PRIMARY KEY (inode, name)
+) STRICT, WITHOUT ROWID;
+-- The contents of the tar, in its order, those included that a later entry replaced: the recipe
+-- needs them.
+CREATE TABLE content (
+    content INTEGER PRIMARY KEY,
+    hash BLOB NOT NULL,
+    size INTEGER NOT NULL,
+    variant INTEGER NOT NULL,
+    blocks INTEGER NOT NULL         -- of 512 bytes, holes left out
+) STRICT;
+-- One row. size: bytes of the tar; entries: of the tar.
+CREATE TABLE layer (size INTEGER NOT NULL, entries INTEGER NOT NULL) STRICT;
+"""
+
+_ADD_INODE: Final = "INSERT INTO inode VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_SET_NAME: Final = (
+    "INSERT INTO name VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET inode = excluded.inode"
+)
+_NAMES_BELOW: Final = """
+WITH RECURSIVE below (parent, name, inode) AS (
+    SELECT parent, name, inode FROM name WHERE parent = ?
+    UNION ALL
+    SELECT name.parent, name.name, name.inode FROM name JOIN below ON name.parent = below.inode
+) SELECT parent, name, inode FROM below
+"""
+_CACHED: Final = 4096
+
+
+class IndexWriter:
+    """Writes an index to a new file, which is complete after ``finish``."""
+
+    def __init__(self, path: str) -> None:
+        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._run = self._database.execute
+        # A file that was not finished is thrown away as a whole.
+        self._run("PRAGMA journal_mode = OFF")
+        self._run("PRAGMA synchronous = OFF")
+        self._database.executescript(f"PRAGMA user_version = {VERSION}; {_SCHEMA}")
+        self._run("BEGIN")
+        self._next = ROOT
+        self._entries = 0
+        self._directories: dict[bytes, int] = {}
+        self._add_inode(_implied())
+
+    def content(self, key: Key, blocks: int) -> int:
+        """Take up a content; answers its number."""
+        row = (None, key.hash, key.size, key.variant, blocks)
+        number = self._run("INSERT INTO content VALUES (?, ?, ?, ?, ?)", row).lastrowid
+        assert number is not None
+        return number
+
+    def entry(self, entry: TarEntry, content: int | None) -> None:
+        """Take up an entry. content: that of a regular file.
+
+        Raises InvalidContent if it can't be where it claims to be.
+        """
+        self._entries += 1
+        if not entry.path:
+            self._replace_attributes(ROOT, entry)
+            return
+        above, _, name = entry.path.rpartition(b"/")
+        if markers.is_reserved(name):
+            self._marker(above, name)
+            return
+        parent = self._directory(above)
+        if parent is None:
+            raise InvalidContent("it lies below something that is no directory in this layer")
+        if _is_whiteout(entry):
+            self._whiteout(parent, name)
+        elif entry.is_hard_link:
+            self._link(parent, name, entry)
+        else:
+            self._put(parent, name, entry, content)
+
+    def move_contents(self, moved: dict[Key, Key]) -> None:
+        """Contents have other keys than they were taken up with."""
+        rows = [(now.variant, old.hash, old.size, old.variant) for old, now in moved.items()]
+        # From the highest down, so that no row is moved twice.
+        rows.sort(reverse=True)
+        self._database.executemany(
+            "UPDATE content SET variant = ? WHERE hash = ? AND size = ? AND variant = ?", rows
+        )
+
+    def finish(self, size: int) -> None:
+        """Complete the index. size: bytes of the tar. May be followed by ``move_contents``."""
+        self._run("UPDATE inode SET links = 2 WHERE mode & 61440 = 16384")
+        self._run(
+            "UPDATE inode SET links = 2 + found.number FROM ("
+            " SELECT parent, count(*) AS number FROM name JOIN inode USING (inode)"
+            " WHERE mode & 61440 = 16384 GROUP BY parent"
+            ") AS found WHERE inode.inode = found.parent"
+        )
+        self._run("INSERT INTO layer VALUES (?, ?)", (size, self._entries))
+
+    def close(self, *, keep: bool) -> None:
+        """End; *keep*: what was finished is to be read."""
+        if keep:
+            self._run("COMMIT")
+        self._database.close()
+
+    # Directories
+
+    def _directory(self, path: bytes) -> int | None:
+        """The inode of the directory at *path*, implied if nothing is there; None if no directory
+        can be there.
+        """
+        missing = []
+        while path and path not in self._directories:
+            path, _, name = path.rpartition(b"/")
+            missing.append(name)
+        inode = self._directories[path] if path else ROOT
+        for name in reversed(missing):
+            found = self._child(inode, name)
+            if found and not self._is_directory(found):
+                return None
+            if not found:
+                opaque = found is not None
+                found = self._add(inode, name, _implied(opaque=opaque))
+            inode = found
+            path = path + b"/" + name if path else name
+            self._remember(path, inode)
+        return inode
+
+    def _remember(self, path: bytes, inode: int) -> None:
+        if len(self._directories) >= _CACHED:
+            self._directories.clear()
+        self._directories[path] = inode
+
+    def _child(self, parent: int, name: bytes) -> int | None:
+        row = self._run(
+            "SELECT inode FROM name WHERE parent = ? AND name = ?", (parent, name)
+        ).fetchone()
+        return None if row is None else row[0]
+
+    def _is_directory(self, inode: int) -> bool:
+        (mode,) = self._run("SELECT mode FROM inode WHERE inode = ?", (inode,)).fetchone()
+        return stat.S_ISDIR(mode)
+
+    def _add(self, parent: int, name: bytes, row: tuple[Any, ...]) -> int:
+        inode = self._add_inode(row)
+        self._set_name(parent, name, inode)
+        return inode
+
+    def _add_inode(self, row: tuple[Any, ...]) -> int:
+        inode, self._next = self._next, self._next + 1
+        self._run(_ADD_INODE, (inode, *row))
+        return inode
+
+    def _set_name(self, parent: int, name: bytes, inode: int) -> None:
+        self._run(_SET_NAME, (parent, name, inode))
+
+    # Entries
+
+    def _put(self, parent: int, name: bytes, entry: TarEntry, content: int | None) -> None:
+        there = self._child(parent, name)
+        if entry.kind == stat.S_IFDIR and there and self._is_directory(there):
+            self._replace_attributes(there, entry)
+            return
+        if there:
+            self._remove(parent, name, there)
+        # A whiteout of a name that the layer has itself is about what is below.
+        opaque = there == 0 and entry.kind == stat.S_IFDIR
+        inode = self._add(parent, name, _row(entry, content, opaque=opaque))
+        self._add_xattrs(inode, entry)
+
+    def _replace_attributes(self, inode: int, entry: TarEntry) -> None:
+        self._run(
+            "UPDATE inode SET mode = ?, uid = ?, gid = ?, seconds = ?, nanoseconds = ?, implied = 0"
+            " WHERE inode = ?",
+            (*_row(entry, None)[:5], inode),
+        )
+        self._run("DELETE FROM xattr WHERE inode = ?", (inode,))
+        self._add_xattrs(inode, entry)
+
+    def _add_xattrs(self, inode: int, entry: TarEntry) -> None:
+        rows = [
+            (inode, name, value)
+            for name, value in entry.xattrs.items()
+            # In an image they are nobody's marks: they are neither believed nor shown.
+            if not markers.is_mark(name)
+        ]
+        if rows:
+            self._database.executemany("INSERT INTO xattr VALUES (?, ?, ?)", rows)
+
+    def _link(self, parent: int, name: bytes, entry: TarEntry) -> None:
+        above, _, last = entry.target.rpartition(b"/")
+        directory = self._existing(above)
+        inode = None if directory is None else self._child(directory, last)
+        if not inode or self._is_directory(inode):
+            raise InvalidContent(
+                f"a hard link to {shown(entry.target)}, which is no file of this layer"
+            )
+        there = self._child(parent, name)
+        if there == inode:
+            return
+        if there:
+            self._remove(parent, name, there)
+        self._set_name(parent, name, inode)
+        self._run("UPDATE inode SET links = links + 1 WHERE inode = ?", (inode,))
+
+    def _existing(self, path: bytes) -> int | None:
+        inode: int | None = ROOT
+        for name in filter(None, path.split(b"/")):
+            inode = self._child(inode or 0, name)
+        return inode
+
+    def _remove(self, parent: int, name: bytes, inode: int) -> None:
+        """Take a name away, and all that nothing else leads to."""
+        names = [(parent, name, inode)]
+        if self._is_directory(inode):
+            self._directories.clear()
+            names += self._run(_NAMES_BELOW, (inode,))
+        for above, name_there, number in names:
+            self._run("DELETE FROM name WHERE parent = ? AND name = ?", (above, name_there))
+            self._run("UPDATE inode SET links = links - 1 WHERE inode = ?", (number,))
+            if self._run("DELETE FROM inode WHERE inode = ? AND links = 0", (number,)).rowcount:
+                self._run("DELETE FROM xattr WHERE inode = ?", (number,))
+
+    # Whiteouts
+
+    def _marker(self, above: bytes, name: bytes) -> None:
+        if name == markers.WHITEOUT_PREFIX:
+            raise InvalidContent("a whiteout of no name")
+        gone = markers.hidden_by(name)
+        parent = self._directory(above)
+        if parent is None:
+            # Below what has become a file there is nothing to hide.
+            return
+        if name == markers.OPAQUE_NAME:
+            self._run("UPDATE inode SET opaque = 1 WHERE inode = ?", (parent,))
+        elif gone in (b".", b".."):
+            raise InvalidContent("a whiteout of a name that nothing can have")
+        elif gone is not None:
+            self._whiteout(parent, gone)
+
+    def _whiteout(self, parent: int, name: bytes) -> None:
+        there = self._child(parent, name)
+        if there is None:
+            self._set_name(parent, name, 0)
+        elif there and self._is_directory(there):
+            self._run("UPDATE inode SET opaque = 1 WHERE inode = ?", (there,))
+
+
+def _is_whiteout(entry: TarEntry) -> bool:
+    # Not of layer.md, but what every overlay makes of such a device.
+    return entry.kind == stat.S_IFCHR and entry.rdev == 0
+
+
+def _implied(*, opaque: bool = False) -> tuple[Any, ...]:
+    return (stat.S_IFDIR | 0o755, 0, 0, 0, 0, 1, 0, None, None, int(opaque), 1)
+
+
+def _row(entry: TarEntry, content: int | None, *, opaque: bool = False) -> tuple[Any, ...]:
+    mode = entry.kind | (0o777 if entry.kind == stat.S_IFLNK else entry.mode)
+    time = divmod(entry.mtime_ns, 10**9)
+    target = entry.target or None
+    return (mode, entry.uid, entry.gid, *time, 1, entry.rdev, target, content, int(opaque), 0)
+
+
+class Inode(NamedTuple):
+    """A row of the table ``inode``, with what ``content`` says of its content."""
+
+    inode: int
+    mode: int
+    uid: int
+    gid: int
+    seconds: int
+    nanoseconds: int
+    links: int
+    rdev: int
+    target: bytes | None
+    opaque: int
+    implied: int
+    hash: bytes | None
+    size: int | None
+    variant: int | None
+    blocks: int | None
+
+    @property
+    def key(self) -> Key | None:
+        """The object of a regular file."""
+        if self.hash is None or self.size is None or self.variant is None:
+            return None
+        return Key(self.hash, self.size, self.variant)
+
+
+_INODE: Final = (
+    "inode.inode, mode, uid, gid, seconds, nanoseconds, links, rdev, target, opaque, implied,"
+    " hash, size, variant, blocks"
+)
+
+
+class Content(NamedTuple):
+    """A row of the table ``content``."""
+
+    number: int
+    key: Key
+    blocks: int
+
+
+class Index:
+    """An index that is complete, open for reading until ``close``.
+
+    All methods raise Damaged when the file is not what was written.
+    """
+
+    def __init__(self, path: str) -> None:
+        # Immutable: no locks and no journal are looked for.
+        address = f"file:{quote(path)}?mode=ro&immutable=1"
+        try:
+            self._database = sqlite3.connect(address, uri=True, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise _damaged(error) from error
+        self._database.isolation_level = None
+        try:
+            ((version,),) = self._query("PRAGMA user_version")
+            if version != VERSION:
+                raise Damaged(f"its index has version {version}")
+        except BaseException:
+            self._database.close()
+            raise
+
+    def close(self) -> None:
+        """Give up what is held."""
+        self._database.close()
+
+    def inode(self, number: int) -> Inode:
+        """An inode. Raises Damaged if there is none."""
+        rows = self._query(
+            f"SELECT {_INODE} FROM inode LEFT JOIN content USING (content) WHERE inode = ?",
+            (number,),
+        )
+        if not rows:
+            raise Damaged(f"its index has no inode {number}")
+        return Inode(*rows[0])
+
+    def child(self, parent: int, name: bytes) -> Inode | None:
+        """What *name* in *parent* leads to (inode 0: a whiteout); None if the name is not there."""
+        rows = self._query(
+            f"SELECT name.inode AS found, {_INODE} FROM name LEFT JOIN inode USING (inode)"
+            " LEFT JOIN content USING (content) WHERE parent = ? AND name = ?",
+            (parent, name),
+        )
+        return _named(rows[0]) if rows else None
+
+    def children(self, parent: int) -> Iterator[tuple[bytes, Inode]]:
+        """All names in *parent*, sorted, with what they lead to."""
+        rows = self._query(
+            f"SELECT name, name.inode AS found, {_INODE} FROM name LEFT JOIN inode USING (inode)"
+            " LEFT JOIN content USING (content) WHERE parent = ? ORDER BY name",
+            (parent,),
+        )
+        return ((row[0], _named(row[1:])) for row in rows)
+
+    def xattrs(self, inode: int) -> dict[bytes, bytes]:
+        """The extended attributes of an inode."""
+        return dict(self._query("SELECT name, value FROM xattr WHERE inode = ?", (inode,)))
+
+    def contents(self) -> Iterator[Content]:
+        """All contents, in the order of the tar."""
+        for row in self._rows("SELECT content, hash, size, variant, blocks FROM content"):
+            yield Content(row[0], Key(*row[1:4]), row[4])
+
+    def content(self, number: int) -> Key:
+        """The object of a content. Raises Damaged if there is none."""
+        rows = self._query("SELECT hash, size, variant FROM content WHERE content = ?", (number,))
+        if not rows:
+            raise Damaged(f"its index has no content {number}")
+        return Key(*rows[0])
+
+    def highest(self) -> int:
+        """The highest number of an inode."""
+        ((number,),) = self._query("SELECT max(inode) FROM inode")
+        return int(number or 0)
+
+    def totals(self) -> tuple[int, int]:
+        """Bytes of the layer's tar, and its entries."""
+        ((size, entries),) = self._query("SELECT size, entries FROM layer")
+        return size, entries
+
+    def _query(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        return list(self._rows(statement, values))
+
+    def _rows(self, statement: str, values: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+        try:
+            yield from self._database.execute(statement, values)
+        except sqlite3.DatabaseError as error:
+            raise _damaged(error) from error
+
+
+def _damaged(error: sqlite3.Error) -> Damaged:
+    return Damaged(f"its index can't be read: {error}")
+
+
+def _named(row: tuple[Any, ...]) -> Inode:
+    inode = Inode(*row[1:])
+    if row[0] == 0:
+        return inode._replace(inode=0)
+    if inode.inode is None:
+        raise Damaged("its index has a name without an inode")
+    return inode

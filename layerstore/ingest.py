@@ -1,0 +1,275 @@
+"""A layer's stream into the store: decompressed, hashed, parsed and kept while it is read once.
+
+The order that makes a crash harmless: contents, index and recipe are written in a workspace; under
+the store's lock contents get their names; one syncfs(2) has all of it on disk; one rename(2) makes
+the layer be there; its directory is synced. What a crash leaves before the rename is either in the
+workspace or content that no layer needs; of the latter nothing is believed (see ``objects``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import sqlite3
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+from layerstore import durable, leases, tarstream
+from layerstore.compression import Compression, open_decompressed
+from layerstore.errors import InvalidContent
+from layerstore.index import IndexWriter
+from layerstore.limits import Limits
+from layerstore.objects import Key, Objects, Staging
+from layerstore.paths import Paths
+from layerstore.readahead import ReadAhead
+from layerstore.recipe import RecipeWriter
+from layerstore.tarstream import Reader, TarEntry
+from layerstore.workspace import workspace
+from unionfs import syscalls
+
+_SMALL: Final = 1 << 20
+_BLOCK: Final = 4096
+INDEX: Final = "index.sqlite"
+RECIPE: Final = "recipe"
+_LAYER: Final = "layer"
+_STAGED: Final = "objects"
+_BLOB: Final = "blob"
+
+Tell = Callable[[int], None]
+"""Is told how many bytes of the source were read since the last time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What somebody says of a layer before it is read; None: nothing.
+
+    diff_id: the digest of its tar. digest, size: of the blob, as it comes.
+    """
+
+    diff_id: str | None = None
+    digest: str | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """A layer that is in the store. lease: a descriptor that keeps it there; the caller closes it.
+
+    digest, size, compression: of the blob as it came.
+    """
+
+    diff_id: str
+    digest: str
+    size: int
+    compression: Compression
+    lease: int
+
+
+def ingest(
+    paths: Paths,
+    source: Reader,
+    limits: Limits,
+    claim: Claim,
+    tell: Tell,
+    *,
+    keep_blob: bool = False,
+    replace: bool = False,
+) -> Ingested:
+    """Read a layer, compressed or not, into the store.
+
+    keep_blob: keep the blob as it comes, too. replace: if the layer is there already, put this in
+    its place; otherwise what is there stays.
+
+    Raises InvalidContent (LimitExceeded) if it is not what *claim* says or a layer can't be so,
+    and OSError; then the store is as it was.
+    """
+    with workspace(paths.temporary) as directory, contextlib.ExitStack() as stack:
+        keep = stack.enter_context(open(f"{directory}/{_BLOB}", "xb")) if keep_blob else None
+        blob = _Blob(source, tell, keep)
+        content = open_decompressed(blob, limits)
+        build = stack.enter_context(_Build(paths, directory))
+        hasher = hashlib.sha256()
+        with _full_disk(), ReadAhead(content, hasher.update) as reader:
+            tarstream.read(reader, build, limits)
+        diff_id = f"sha256:{hasher.hexdigest()}"
+        blob.check(claim)
+        if claim.diff_id not in (None, diff_id):
+            raise InvalidContent(f"its diff ID is {diff_id}, and not {claim.diff_id} as claimed")
+        with _full_disk(), leases.locked(paths.lock, alone=False):
+            build.finish()
+            if keep is not None:
+                keep.close()
+                os.rename(keep.name, paths.blob(blob.digest))
+            durable.sync_filesystem(paths.root)
+            _publish(f"{directory}/{_LAYER}", paths.layer(diff_id), replace=replace)
+            durable.sync_directory(paths.layers)
+            lease = leases.hold(paths.layer(diff_id))
+        return Ingested(diff_id, blob.digest, blob.size, content.compression, lease)
+
+
+def _publish(built: str, target: str, *, replace: bool) -> None:
+    try:
+        os.rename(built, target)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        if replace:
+            here, there = os.fsencode(built), os.fsencode(target)
+            syscalls.renameat2(_HERE, here, _HERE, there, syscalls.RENAME_EXCHANGE)
+
+
+_HERE: Final = -100  # AT_FDCWD: paths are absolute
+
+
+@contextlib.contextmanager
+def _full_disk() -> Iterator[None]:
+    """SQLite's word for a full disk is the system's."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+
+
+class _Blob:
+    """The source as it comes, hashed and counted; in *keep* if that is a file."""
+
+    def __init__(self, source: Reader, tell: Tell, keep: BinaryIO | None) -> None:
+        self._source = source
+        self._tell = tell
+        self._keep = keep
+        self._hasher = hashlib.sha256()
+        self.size = 0
+
+    @property
+    def digest(self) -> str:
+        return f"sha256:{self._hasher.hexdigest()}"
+
+    def read(self, size: int) -> bytes:
+        chunk = self._source.read(size)
+        self._hasher.update(chunk)
+        self.size += len(chunk)
+        if self._keep is not None:
+            self._keep.write(chunk)
+        self._tell(len(chunk))
+        return chunk
+
+    def check(self, claim: Claim) -> None:
+        while self.read(_SMALL):
+            pass
+        if claim.size not in (None, self.size):
+            raise InvalidContent(f"it has {self.size} bytes, and not {claim.size} as claimed")
+        if claim.digest not in (None, self.digest):
+            raise InvalidContent(f"its digest is {self.digest}, and not {claim.digest} as claimed")
+
+
+class _Build:
+    """The layer that a tar is turned into, as a context that gives up what is held."""
+
+    def __init__(self, paths: Paths, directory: str) -> None:
+        os.mkdir(f"{directory}/{_LAYER}", 0o700)
+        os.mkdir(f"{directory}/{_STAGED}", 0o700)
+        self._staging = Staging(Objects(paths.objects), f"{directory}/{_STAGED}")
+        self._file = open(f"{directory}/{_LAYER}/{RECIPE}", "xb")  # noqa: SIM115
+        self._recipe = RecipeWriter(self._file)
+        self._path = f"{directory}/{_LAYER}"
+        self._index = IndexWriter(f"{self._path}/{INDEX}")
+        self._size = 0
+        self._current: _Content | None = None
+        self._content: int | None = None
+        self._complete = False
+
+    def __enter__(self) -> _Build:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        if self._current is not None:
+            self._current.abandon()
+        if not self._complete:
+            self._index.close(keep=False)
+
+    def literal(self, piece: bytes) -> None:
+        self._size += len(piece)
+        self._recipe.literal(piece)
+
+    def content(self, entry: TarEntry) -> _Content:
+        self._current = _Content(self, self._staging, entry.size)
+        return self._current
+
+    def entry(self, entry: TarEntry) -> None:
+        content = self._content if entry.kind == stat.S_IFREG else None
+        self._index.entry(entry, content)
+
+    def take(self, key: Key, blocks: int, parts: list[tuple[int, int]]) -> None:
+        """A content is complete; *parts* of it (offset, length) stand in the tar."""
+        self._content = self._index.content(key, blocks)
+        for offset, length in parts:
+            self._size += length
+            self._recipe.content(self._content, offset, length)
+
+    def finish(self) -> None:
+        """Complete all files; contents get their names."""
+        self._recipe.finish()
+        self._file.close()
+        self._index.finish(self._size)
+        self._index.move_contents(self._staging.publish())
+        self._index.close(keep=True)
+        self._complete = True
+        for name in (INDEX, RECIPE):
+            os.chmod(f"{self._path}/{name}", 0o400)
+
+
+class _Content:
+    """One file's content: kept in memory if it is small."""
+
+    def __init__(self, build: _Build, staging: Staging, size: int) -> None:
+        self._build = build
+        self._staging = staging
+        self._writer = staging.writer() if size > _SMALL else None
+        self._pieces: list[bytes] = []
+        self._parts: list[tuple[int, int]] = []
+        self._at = 0
+        self._has_holes = False
+
+    def write(self, piece: bytes) -> None:
+        if self._parts and sum(self._parts[-1]) == self._at:
+            self._parts[-1] = (self._parts[-1][0], self._parts[-1][1] + len(piece))
+        else:
+            self._parts.append((self._at, len(piece)))
+        self._at += len(piece)
+        if self._writer is None:
+            self._pieces.append(piece)
+        else:
+            self._writer.write(piece)
+
+    def skip(self, count: int) -> None:
+        self._at += count
+        if self._writer is None:
+            self._pieces.append(bytes(count))
+            self._has_holes = True
+        else:
+            self._writer.skip(count)
+
+    def close(self) -> None:
+        writer = self._writer
+        if writer is None:
+            content = b"".join(self._pieces)
+            if not self._has_holes:
+                blocks = -(-len(content) // _BLOCK) * (_BLOCK // 512)
+                self._build.take(self._staging.add(content), blocks, self._parts)
+                return
+            writer = self._writer = self._staging.writer()
+            writer.write(content)
+        key = writer.close()
+        self._build.take(key, writer.blocks, self._parts)
+
+    def abandon(self) -> None:
+        """Nothing more comes; it may be complete."""
+        if self._writer is not None:
+            self._writer.abandon()

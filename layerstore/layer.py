@@ -1,0 +1,214 @@
+"""``StoredLayer``: a layer served from its index and the objects, without extraction."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from layerstore import leases
+from layerstore.errors import Damaged
+from layerstore.index import ROOT, Index, Inode
+from layerstore.objects import Objects, has_hash
+from unionfs.layers import markers
+from unionfs.model import WHITEOUT, Entry, Mark, PackedAttributes
+
+_log: Final = logging.getLogger(__name__)
+
+_LISTINGS: Final = 8
+_BLOCK: Final = 4096
+# No device of the host has a number of so many bits.
+_DEVICE: Final = 1 << 62
+_DEVICE_DIGITS: Final = 12
+VERIFIED_AT_OPEN: Final = 1 << 24
+"""Bytes of the largest content that is hashed when it is first opened; that takes milliseconds."""
+
+
+class StoredLayer:
+    """A layer of a store; see :class:`unionfs.layers.base.Layer` for the contract.
+
+    directory: its directory in the store. diff_id: its digest, ``sha256:...``. objects: where its
+    contents are. created_by: what the image's history says of it.
+
+    As long as it is open nobody takes it away. Raises OSError (FileNotFoundError if the store does
+    not have it) and Damaged.
+    """
+
+    def __init__(
+        self, directory: str, diff_id: str, objects: Objects, created_by: str | None = None
+    ) -> None:
+        self._diff_id = diff_id
+        self._objects = objects
+        self._created_by = created_by
+        digits = diff_id.partition(":")[2][:_DEVICE_DIGITS]
+        self._device = _DEVICE | int(digits, 16)
+        self._listings: OrderedDict[int, Mapping[bytes, Entry | Mark]] = OrderedDict()
+        self._lease = leases.hold(directory)
+        try:
+            self.index: Final = Index(f"{directory}/index.sqlite")
+        except BaseException:
+            os.close(self._lease)
+            raise
+        self._verified = bytearray(self.index.highest() + 1)
+
+    @property
+    def identity(self) -> str:
+        """The diff ID."""
+        return self._diff_id
+
+    @property
+    def lineage(self) -> Sequence[tuple[int, int]]:
+        """Its own root only: it is nowhere on the host."""
+        return [(self._device, ROOT)]
+
+    def describe(self) -> Mapping[str, str]:
+        """``label`` and ``digest``, and ``created_by`` where the image tells it."""
+        about = {"label": self._diff_id, "digest": self._diff_id}
+        if self._created_by:
+            about["created_by"] = self._created_by
+        return about
+
+    def root(self) -> Entry:
+        with _as_os_errors():
+            return self._entry(self.index.inode(ROOT))
+
+    def lookup(self, directory: Entry, name: bytes) -> Entry | Mark | None:
+        listed = self._listings.get(directory.handle)
+        if listed is not None:
+            return listed.get(name)
+        with _as_os_errors():
+            found = self.index.child(directory.handle, name)
+        return None if found is None else self._named(found)
+
+    def listing(self, directory: Entry) -> Mapping[bytes, Entry | Mark]:
+        inode: int = directory.handle
+        listed = self._listings.get(inode)
+        if listed is None:
+            with _as_os_errors():
+                found = self.index.children(inode)
+            listed = {name: self._named(child) for name, child in found}
+            # Whoever lists looks the names up next.
+            self._listings[inode] = listed
+            if len(self._listings) > _LISTINGS:
+                self._listings.popitem(last=False)
+        return listed
+
+    def metacopy(self, entry: Entry) -> bytes | None:
+        """None: every file of an image has its own content."""
+        return None
+
+    def readlink(self, entry: Entry) -> bytes:
+        with _as_os_errors():
+            target = self.index.inode(entry.handle).target
+        if target is None:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return target
+
+    def listxattr(self, entry: Entry) -> list[bytes]:
+        with _as_os_errors():
+            return list(self.index.xattrs(entry.handle))
+
+    def getxattr(self, entry: Entry, name: bytes) -> bytes:
+        with _as_os_errors():
+            attributes = self.index.xattrs(entry.handle)
+        if name not in attributes or markers.is_mark(name):
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        return attributes[name]
+
+    def open(self, entry: Entry) -> int:
+        """See the contract. EIO if the content is damaged."""
+        with _as_os_errors():
+            key = self.index.inode(entry.handle).key
+            if key is None:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            descriptor = self._objects.open(key)
+            if not self._verified[entry.handle] and key.size <= VERIFIED_AT_OPEN:
+                if not has_hash(descriptor, key):
+                    os.close(descriptor)
+                    raise Damaged(f"object {key.name} is damaged; see layerstore check")
+                self._verified[entry.handle] = 1
+        return descriptor
+
+    def content_key(self, entry: Entry) -> Hashable | None:
+        """What equals that of another regular file of this store just when their contents do."""
+        with _as_os_errors():
+            return self._objects.root, self.index.inode(entry.handle).key
+
+    def origin(self, entry: Entry) -> bytes | None:
+        """None: an inode of a store has no handle of the host."""
+        return None
+
+    def forget(self, entry: Entry) -> None:
+        self._listings.pop(entry.handle, None)
+
+    def statfs(self) -> int:
+        return self._lease
+
+    def close(self) -> None:
+        self._listings.clear()
+        self.index.close()
+        os.close(self._lease)
+
+    def _named(self, inode: Inode) -> Entry | Mark:
+        return self._entry(inode) if inode.inode else WHITEOUT
+
+    def _entry(self, inode: Inode) -> Entry:
+        return Entry(
+            PackedAttributes(_status(inode, self._device)),
+            inode.inode,
+            opaque=bool(inode.opaque),
+            implied=bool(inode.implied),
+        )
+
+
+class _Status(NamedTuple):
+    st_mode: int
+    st_ino: int
+    st_dev: int
+    st_nlink: int
+    st_uid: int
+    st_gid: int
+    st_rdev: int
+    st_size: int
+    st_blksize: int
+    st_blocks: int
+    st_atime_ns: int
+    st_mtime_ns: int
+    st_ctime_ns: int
+
+
+def _status(inode: Inode, device: int) -> _Status:
+    time = inode.seconds * 10**9 + inode.nanoseconds
+    size = inode.size or 0
+    if stat.S_ISLNK(inode.mode) and inode.target is not None:
+        size = len(inode.target)
+    return _Status(
+        inode.mode,
+        inode.inode,
+        device,
+        inode.links,
+        inode.uid,
+        inode.gid,
+        inode.rdev,
+        size,
+        _BLOCK,
+        inode.blocks or 0,
+        time,
+        time,
+        time,
+    )
+
+
+@contextlib.contextmanager
+def _as_os_errors() -> Iterator[None]:
+    """Damage is EIO to whoever reads through a mount, and a line in the log."""
+    try:
+        yield
+    except Damaged as error:
+        _log.error("%s", error)
+        raise OSError(errno.EIO, str(error)) from error

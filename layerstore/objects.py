@@ -1,0 +1,324 @@
+"""File contents, each kept once.
+
+An object is a file named after the xxh3_128 of its content and its length. That hash is fast and
+anybody can make two contents that share it, so it only finds candidates: equal bytes decide, and a
+different content of the same hash and length becomes the next *variant*. An object is read-only,
+and nobody ever opens one for writing.
+
+Whoever adds contents does so in a :class:`Staging` directory of their own, which holds a link of
+every content that they rely on, found or new. So collecting garbage can't take anything from them,
+and contents get their names in the pool all at once (:meth:`Staging.publish`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+import xxhash
+
+from layerstore.errors import Damaged
+
+_CHUNK: Final = 1 << 20
+_HOLE: Final = 4096
+_ZEROS: Final = bytes(_HOLE)
+_HASH_BYTES: Final = 16
+_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_READ_ONLY: Final = 0o400
+
+
+class Key(NamedTuple):
+    """Which object: hash (16 bytes), size in bytes, and which of those that share both."""
+
+    hash: bytes
+    size: int
+    variant: int = 0
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        name = f"{self.hash.hex()}-{self.size}"
+        return f"{name}.{self.variant}" if self.variant else name
+
+
+def key_of(name: str) -> Key | None:
+    """The key that a file's name stands for; None if it is no object's."""
+    stem, _, variant = name.partition(".")
+    digits, _, size = stem.partition("-")
+    try:
+        key = Key(bytes.fromhex(digits), int(size), int(variant or 0))
+    except ValueError:
+        return None
+    return key if key.name == name and len(key.hash) == _HASH_BYTES else None
+
+
+class Objects:
+    """The pool below a directory, which has to be there."""
+
+    def __init__(self, root: str) -> None:
+        self.root: Final = root
+
+    @classmethod
+    def create(cls, root: str) -> None:
+        """Make the directories of an empty pool, as far as they are missing. Raises OSError."""
+        for number in range(256):
+            os.makedirs(f"{root}/{number:02x}", 0o700, exist_ok=True)
+
+    def path(self, key: Key) -> str:
+        """Where the object is, if it is there."""
+        return f"{self.root}/{key.hash[:1].hex()}/{key.name}"
+
+    def open(self, key: Key) -> int:
+        """A descriptor for reading, which the caller closes.
+
+        Raises Damaged if the object is gone or has another size, else OSError.
+        """
+        try:
+            descriptor = os.open(self.path(key), _READ)
+        except FileNotFoundError:
+            raise Damaged(f"object {key.name} is missing; see layerstore check") from None
+        if os.fstat(descriptor).st_size != key.size:
+            os.close(descriptor)
+            raise Damaged(f"object {key.name} has the wrong size; see layerstore check")
+        return descriptor
+
+    def is_whole(self, key: Key) -> bool:
+        """Whether the object is there and has the content it is named after; reads all of it."""
+        try:
+            descriptor = self.open(key)
+        except Damaged:
+            return False
+        try:
+            return has_hash(descriptor, key)
+        finally:
+            os.close(descriptor)
+
+    def __iter__(self) -> Iterator[Key]:
+        """All objects, in no particular order."""
+        for number in range(256):
+            with os.scandir(f"{self.root}/{number:02x}") as entries:
+                yield from filter(None, (key_of(entry.name) for entry in entries))
+
+
+def has_hash(descriptor: int, key: Key) -> bool:
+    """Whether what a descriptor has is of the hash and size of *key*. Raises OSError."""
+    if os.fstat(descriptor).st_size != key.size:
+        return False
+    hasher = xxhash.xxh3_128()
+    at = 0
+    while chunk := os.pread(descriptor, _CHUNK, at):
+        hasher.update(chunk)
+        at += len(chunk)
+    return hasher.digest() == key.hash
+
+
+class Staging:
+    """Contents on their way into a pool, in a directory of their own on the same filesystem.
+
+    One thread at a time may use it.
+    """
+
+    def __init__(self, objects: Objects, directory: str) -> None:
+        self._objects = objects
+        self._directory = directory
+        self._unnamed = f"{directory}/new"
+
+    def add(self, content: bytes) -> Key:
+        """Take a content that is in memory; answers its key. Raises OSError."""
+        found = xxhash.xxh3_128_digest(content)
+        return self._place(
+            Key(found, len(content)),
+            lambda descriptor: _equals(descriptor, content),
+            lambda path: _write(path, content),
+        )
+
+    def writer(self) -> ObjectWriter:
+        """Take a content that comes in pieces; one at a time. Raises OSError."""
+        return ObjectWriter(os.open(self._unnamed, _CREATE, _READ_ONLY), self._finish)
+
+    def _finish(self, descriptor: int, found: bytes, size: int) -> Key:
+        try:
+            return self._place(
+                Key(found, size),
+                lambda other: _same(descriptor, other),
+                lambda path: os.link(self._unnamed, path),
+            )
+        finally:
+            os.close(descriptor)
+            os.unlink(self._unnamed)
+
+    def _place(self, first: Key, equals: Callable[[int], bool], make: Callable[[str], None]) -> Key:
+        """Have a content under the first key that is free or has it already, here and there."""
+        for variant in itertools.count():
+            key = first._replace(variant=variant)
+            here, there = f"{self._directory}/{key.name}", self._objects.path(key)
+            with _opened(here) as descriptor:
+                if descriptor is not None:
+                    if equals(descriptor):
+                        return key
+                    continue
+            with _opened(there) as descriptor:
+                if descriptor is not None:
+                    if equals(descriptor):
+                        if _link(there, here):
+                            return key
+                    elif has_hash(descriptor, key):
+                        continue
+            # What is there and does not have its hash is damaged: publishing replaces it.
+            make(here)
+            return key
+        raise AssertionError("numbers do not end")
+
+    def publish(self) -> dict[Key, Key]:
+        """Give all contents their names in the pool; the caller holds the store's lock.
+
+        Answers the keys that are others now: somebody put another content there meanwhile.
+        They are on disk when the filesystem has been synced. Raises OSError.
+        """
+        moved = {}
+        with os.scandir(self._directory) as entries:
+            for entry in entries:
+                key = key_of(entry.name)
+                if key is not None and (now := self._publish(entry.path, key)) != key:
+                    moved[key] = now
+        return moved
+
+    def _publish(self, path: str, key: Key) -> Key:
+        for variant in itertools.count(key.variant):
+            now = key._replace(variant=variant)
+            target = self._objects.path(now)
+            try:
+                os.link(path, target)
+            except FileExistsError:
+                if os.stat(path).st_ino == os.stat(target).st_ino:
+                    return now
+            else:
+                return now
+            with _opened(path) as ours, _opened(target) as other:
+                assert ours is not None
+                assert other is not None
+                if _same(ours, other):
+                    return now
+                if not has_hash(other, now):
+                    # It is damaged, and here is what it should be.
+                    os.rename(path, target)
+                    return now
+        raise AssertionError("numbers do not end")
+
+
+class ObjectWriter:
+    """The content of one object, in pieces; blocks of zeros become holes."""
+
+    def __init__(self, descriptor: int, finish: Callable[[int, bytes, int], Key]) -> None:
+        self._descriptor = descriptor
+        self._finish = finish
+        self._hasher = xxhash.xxh3_128()
+        self._size = 0
+        self._end = 0
+        self.blocks = 0
+        """Blocks of 512 bytes that hold data, as stat(2) counts them."""
+
+    def write(self, piece: bytes) -> None:
+        """The next bytes. Raises OSError."""
+        self._hasher.update(piece)
+        at, end = 0, len(piece)
+        while at < end:
+            stop = at
+            # Up to the next block of zeros, or to the end.
+            while stop < end and piece[stop : stop + _HOLE] != _ZEROS:
+                stop += _HOLE - (self._size + stop) % _HOLE
+            stop = min(stop, end)
+            if stop > at:
+                self._write_at(piece[at:stop], self._size + at)
+                at = stop
+            while piece[at : at + _HOLE] == _ZEROS:
+                at += _HOLE
+        self._size += end
+
+    def _write_at(self, piece: bytes, offset: int) -> None:
+        end = -(-(offset + len(piece)) // _HOLE)
+        self.blocks += 8 * (end - max(self._end, offset // _HOLE))
+        self._end = end
+        rest = memoryview(piece)
+        while rest:
+            count = os.pwrite(self._descriptor, rest, offset)
+            rest, offset = rest[count:], offset + count
+
+    def skip(self, count: int) -> None:
+        """The next *count* bytes are zeros."""
+        left = count
+        while left:
+            piece = min(left, _CHUNK)
+            self._hasher.update(_NOTHING[:piece])
+            left -= piece
+        self._size += count
+
+    def close(self) -> Key:
+        """That was all; answers its key. Raises OSError."""
+        os.ftruncate(self._descriptor, self._size)
+        descriptor, self._descriptor = self._descriptor, -1
+        return self._finish(descriptor, self._hasher.digest(), self._size)
+
+    def abandon(self) -> None:
+        """Nothing more comes: give up what is held, if it was not closed."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+_NOTHING: Final = memoryview(bytes(_CHUNK))
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[int | None]:
+    try:
+        descriptor = os.open(path, _READ)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _link(source: str, target: str) -> bool:
+    """Hold a content of the pool by a link; False if it has just been collected."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _equals(descriptor: int, content: bytes) -> bool:
+    # One byte more would show.
+    return os.pread(descriptor, len(content) + 1, 0) == content
+
+
+def _same(one: int, other: int) -> bool:
+    if os.fstat(one).st_size != os.fstat(other).st_size:
+        return False
+    at = 0
+    while chunk := os.pread(one, _CHUNK, at):
+        if os.pread(other, len(chunk), at) != chunk:
+            return False
+        at += len(chunk)
+    return True
+
+
+def _write(path: str, content: bytes) -> None:
+    descriptor = os.open(path, _CREATE, _READ_ONLY)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+    except OSError:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,111 @@
+"""Where things are in a store.
+
+::
+
+    STORE/format                  the version; an unknown one is refused
+    STORE/catalog.sqlite          images, manifests, tags, kept blobs
+    STORE/layers/<hex>/           a layer, by its diff ID: index.sqlite, recipe
+    STORE/objects/xx/...          file contents, each kept once
+    STORE/blobs/<hex>             compressed layers that were to be kept
+    STORE/tmp/                    only ever temporaries
+    STORE/lock                    shared: names are being given; exclusive: garbage is collected
+    STORE/turns                   one byte for each layer: who imports it
+
+A directory is complete once it is in ``layers``: what it needs was on disk before.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from layerstore import durable
+from layerstore.errors import StoreError
+from layerstore.objects import Objects
+
+_VERSION: Final = b"layerstore 1\n"
+_FORMAT: Final = "format"
+ENVIRONMENT: Final = "LAYERSTORE"
+_OF_ROOT: Final = "/var/lib/layerstore"
+
+
+class Paths:
+    """The paths of the store at *root*, an absolute path."""
+
+    def __init__(self, root: str) -> None:
+        self.root: Final = root
+        self.catalog: Final = f"{root}/catalog.sqlite"
+        self.layers: Final = f"{root}/layers"
+        self.objects: Final = f"{root}/objects"
+        self.blobs: Final = f"{root}/blobs"
+        self.temporary: Final = f"{root}/tmp"
+        self.lock: Final = f"{root}/lock"
+        self.turns: Final = f"{root}/turns"
+
+    def layer(self, diff_id: str) -> str:
+        """The directory of a layer, whose digest is a valid one."""
+        return f"{self.layers}/{diff_id.partition(':')[2]}"
+
+    def blob(self, digest: str) -> str:
+        """The file of a kept blob, whose digest is a valid one."""
+        return f"{self.blobs}/{digest.partition(':')[2]}"
+
+
+def default() -> str:
+    """The store that is meant where none is named: $LAYERSTORE, or the user's own.
+
+    Raises StoreError if the variable is no absolute path.
+    """
+    named = os.environ.get(ENVIRONMENT)
+    if named:
+        if not os.path.isabs(named):
+            raise StoreError(f"${ENVIRONMENT} is {named}: make it an absolute path")
+        return named
+    if os.geteuid() == 0:
+        return _OF_ROOT
+    data = os.environ.get("XDG_DATA_HOME", "")
+    return os.path.join(
+        data if os.path.isabs(data) else os.path.expanduser("~/.local/share"), "layerstore"
+    )
+
+
+def opened(root: str, *, create: bool = True) -> Paths:
+    """The store at *root*, made if there is none and *create* says so.
+
+    Raises StoreError: it is another version's, no store, or not there; OSError.
+    """
+    paths = Paths(os.path.realpath(root))
+    try:
+        with open(f"{paths.root}/{_FORMAT}", "rb") as file:
+            version = file.read(64)
+    except FileNotFoundError:
+        if not create:
+            raise StoreError(f"there is no layer store at {root}") from None
+        _create(paths)
+        return paths
+    except PermissionError:
+        raise StoreError(
+            f"the store at {root} is another user's; name one of yours with --store or"
+            f" ${ENVIRONMENT}"
+        ) from None
+    if version != _VERSION:
+        raise StoreError(
+            f"the store at {root} has format {version.decode('ascii', 'replace').strip()!r}, and"
+            f" this program knows {_VERSION.decode().strip()!r} only: use the one that made it"
+        )
+    return paths
+
+
+def _create(paths: Paths) -> None:
+    """Make an empty store; ``format`` comes last and says that all is there."""
+    os.makedirs(paths.root, 0o700, exist_ok=True)
+    present = set(os.listdir(paths.root)) - {"layers", "objects", "blobs", "tmp", f"{_FORMAT}.new"}
+    if present:
+        raise StoreError(f"{paths.root} is not empty and no layer store: name another directory")
+    os.chmod(paths.root, 0o700)
+    for path in (paths.layers, paths.blobs, paths.temporary):
+        os.makedirs(path, 0o700, exist_ok=True)
+    Objects.create(paths.objects)
+    durable.sync_directory(paths.objects)
+    durable.write_file(f"{paths.root}/{_FORMAT}", _VERSION)
+    durable.sync_directory(os.path.dirname(paths.root))

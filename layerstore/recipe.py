@@ -1,0 +1,105 @@
+"""What a layer's tar has besides file contents, so that it can be written again bit for bit.
+
+A recipe is a zstd stream of records. ``L``, a length (u32) and bytes: they stand in the tar.
+``C``, a content (u64, a row of the index's table ``content``), an offset and a length (u64 each):
+this part of it stands in the tar. All numbers are little-endian. Whether a tar that was written
+again is right tells its SHA-256, the layer's diff ID.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, Final, Protocol
+
+from backports import zstd
+
+from layerstore.errors import Damaged
+
+_LITERAL: Final = struct.Struct("<cI")
+_CONTENT: Final = struct.Struct("<cQQQ")
+_CHUNK: Final = 1 << 20
+_LEVEL: Final = 3
+
+
+class RecipeWriter:
+    """Writes a recipe to a file, in the order of the tar."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._compressor = zstd.ZstdCompressor(_LEVEL)
+        self._literal: list[bytes] = []
+        self._length = 0
+
+    def literal(self, piece: bytes) -> None:
+        """These bytes stand next. Raises OSError."""
+        self._literal.append(piece)
+        self._length += len(piece)
+        if self._length >= _CHUNK:
+            self._flush()
+
+    def content(self, content: int, offset: int, length: int) -> None:
+        """This part of a content stands next. Raises OSError."""
+        self._flush()
+        self._put(_CONTENT.pack(b"C", content, offset, length))
+
+    def finish(self) -> None:
+        """That was all. Raises OSError."""
+        self._flush()
+        self._file.write(self._compressor.flush())
+
+    def _flush(self) -> None:
+        if self._literal:
+            self._put(_LITERAL.pack(b"L", self._length) + b"".join(self._literal))
+            self._literal.clear()
+            self._length = 0
+
+    def _put(self, record: bytes) -> None:
+        self._file.write(self._compressor.compress(record))
+
+
+class Source(Protocol):
+    """Gives parts of contents."""
+
+    def __call__(self, content: int, offset: int, length: int) -> Iterator[bytes]: ...
+
+
+def tar(file: BinaryIO, contents: Source) -> Iterator[bytes]:
+    """The tar that the recipe in *file* tells, in pieces.
+
+    Raises Damaged if the recipe can't be read, and what *contents* raises.
+    """
+    take = _taker(file)
+    while kind := take(1):
+        if kind == b"L":
+            (length,) = struct.unpack("<I", take(4))
+            yield take(length)
+        elif kind == b"C":
+            yield from contents(*struct.unpack("<QQQ", take(24)))
+        else:
+            raise Damaged("a recipe has an unknown record")
+
+
+def _taker(file: BinaryIO) -> Callable[[int], bytes]:
+    """A function that gives so many bytes of the decompressed file; none at its end."""
+    decompressor = zstd.ZstdDecompressor()
+    buffer = bytearray()
+
+    def take(size: int) -> bytes:
+        while len(buffer) < size and not decompressor.eof:
+            chunk = file.read(_CHUNK) if decompressor.needs_input else b""
+            if decompressor.needs_input and not chunk:
+                raise Damaged("a recipe is truncated")
+            try:
+                buffer.extend(decompressor.decompress(chunk, max(size, _CHUNK)))
+            except zstd.ZstdError as error:
+                raise Damaged(f"a recipe can't be read: {error}") from error
+        if len(buffer) < size and buffer:
+            raise Damaged("a recipe is truncated")
+        found = bytes(buffer[:size])
+        if size and not found and size != 1:
+            raise Damaged("a recipe is truncated")
+        del buffer[:size]
+        return found
+
+    return take

@@ -1,0 +1,217 @@
+"""The formats of tar, block by block: headers, PAX records, sparse maps. No stream in it.
+
+Sources: POSIX pax (ustar interchange format, pax extended headers), the GNU tar manual ("Basic
+Tar Format", "Storing Sparse Files"), and for what is tolerated Go's archive/tar, which every
+other image tool reads layers with.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import struct
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from layerstore.errors import InvalidContent
+
+BLOCK: Final = 512
+
+_FIELDS: Final = struct.Struct("100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12x")
+_USTAR: Final = b"ustar\0"
+_GNU: Final = b"ustar "
+
+REGULAR: Final = (b"0", b"\0", b"7")
+HARD_LINK: Final = b"1"
+SYMLINK: Final = b"2"
+CHARACTER: Final = b"3"
+BLOCK_DEVICE: Final = b"4"
+DIRECTORY: Final = b"5"
+FIFO: Final = b"6"
+GNU_SPARSE: Final = b"S"
+GNU_LONG_NAME: Final = b"L"
+GNU_LONG_LINK: Final = b"K"
+PAX: Final = b"x"
+PAX_GLOBAL: Final = b"g"
+
+_SCHILY: Final = b"SCHILY.xattr."
+_LIBARCHIVE: Final = b"LIBARCHIVE.xattr."
+
+Segments = Sequence[tuple[int, int]]
+"""Where a sparse file has data: (offset, length) of each piece, in order."""
+
+
+@dataclass(slots=True)
+class Header:
+    """The fields of one header block, as they stand there."""
+
+    kind: bytes
+    name: bytes
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime: int
+    link: bytes
+    major: int
+    minor: int
+
+
+def header(block: bytes) -> Header:
+    """Read a header block. Raises InvalidContent: bad checksum, a number that is none."""
+    (
+        name,
+        mode,
+        uid,
+        gid,
+        size,
+        mtime,
+        checksum,
+        kind,
+        link,
+        magic,
+        _,
+        _,
+        _,
+        major,
+        minor,
+        prefix,
+    ) = _FIELDS.unpack(block)
+    _check_sum(block, checksum)
+    name = _text(name)
+    posix = magic == _USTAR
+    if posix and prefix[0]:
+        name = _text(prefix) + b"/" + name
+    has_devices = (posix or magic == _GNU) and kind in (CHARACTER, BLOCK_DEVICE)
+    return Header(
+        kind,
+        name,
+        number(mode) & 0o7777,
+        number(uid),
+        number(gid),
+        number(size),
+        number(mtime),
+        _text(link),
+        number(major) if has_devices else 0,
+        number(minor) if has_devices else 0,
+    )
+
+
+def _check_sum(block: bytes, field: bytes) -> None:
+    told = number(field)
+    rest = block[:148] + block[156:]
+    found = sum(rest) + 8 * ord(" ")
+    # Some old tars summed signed bytes; Go reads them as well.
+    if told != found and told != found - 256 * sum(byte > 127 for byte in rest):
+        raise InvalidContent("a header's checksum is wrong")
+
+
+def _text(field: bytes) -> bytes:
+    return field.partition(b"\0")[0]
+
+
+def number(field: bytes) -> int:
+    """A number in octal or, as GNU tar has large and negative ones, in base 256."""
+    if field[0] & 0x80:
+        value = int.from_bytes(field, "big")
+        bits = 8 * len(field)
+        # The first bit says base 256, the second is the sign.
+        return value - (1 << bits) if field[0] & 0x40 else value - (1 << (bits - 1))
+    digits = field.strip(b" \0").partition(b"\0")[0]
+    if not digits:
+        return 0
+    if digits.strip(b"01234567"):
+        raise InvalidContent(f"a header has {digits!r} where a number belongs")
+    return int(digits, 8)
+
+
+def pax_records(data: bytes) -> list[tuple[bytes, bytes]]:
+    """The records of a pax extended header, in order. Raises InvalidContent."""
+    records = []
+    at = 0
+    while at < len(data):
+        space = data.find(b" ", at, at + 20)
+        length = data[at:space] if space > 0 else b""
+        if not length.isdigit():
+            if not data[at:].strip(b"\0"):
+                break
+            raise InvalidContent("an extended header is no list of records")
+        end = at + int(length)
+        record = data[space + 1 : end]
+        key, equals, value = record[:-1].partition(b"=")
+        if end > len(data) or end <= space or record[-1:] != b"\n" or not equals or not key:
+            raise InvalidContent("an extended header has a broken record")
+        records.append((key, value))
+        at = end
+    return records
+
+
+def pax_time(value: bytes) -> int:
+    """Nanoseconds since the epoch from seconds with a fraction. Raises InvalidContent."""
+    found = re.fullmatch(rb"([+-]?)(\d{1,19})(?:\.(\d*))?", value)
+    if not found:
+        raise InvalidContent(f"a time is {value[:40]!r}")
+    sign, seconds, fraction = found.groups()
+    nanoseconds = int(seconds) * 10**9 + int(((fraction or b"")[:9]).ljust(9, b"0"))
+    return -nanoseconds if sign == b"-" else nanoseconds
+
+
+def pax_number(value: bytes) -> int:
+    """A decimal number. Raises InvalidContent."""
+    if not re.fullmatch(rb"-?\d{1,20}", value):
+        raise InvalidContent(f"a number is {value[:40]!r}")
+    return int(value)
+
+
+def pax_attribute(key: bytes, value: bytes) -> tuple[bytes, bytes] | None:
+    """The extended attribute that a record stands for; None if for none. Raises InvalidContent."""
+    if key.startswith(_SCHILY):
+        return key.removeprefix(_SCHILY), value
+    if key.startswith(_LIBARCHIVE):
+        name = urllib.parse.unquote_to_bytes(key.removeprefix(_LIBARCHIVE))
+        try:
+            # libarchive leaves the padding out.
+            return name, base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
+        except binascii.Error:
+            raise InvalidContent(f"the attribute {name[:40]!r} is not in base 64") from None
+    return None
+
+
+def gnu_sparse(block: bytes) -> tuple[list[tuple[int, int]], int, bool]:
+    """The pieces that an old GNU sparse header tells, the whole size, whether more are told."""
+    pieces = list(_gnu_pieces(block, 386, 4))
+    return pieces, number(block[483:495]), block[482] != 0
+
+
+def gnu_sparse_more(block: bytes) -> tuple[list[tuple[int, int]], bool]:
+    """The pieces that a further block of an old GNU sparse header tells; whether more follow."""
+    return list(_gnu_pieces(block, 0, 21)), block[504] != 0
+
+
+def _gnu_pieces(block: bytes, at: int, count: int) -> Iterator[tuple[int, int]]:
+    for start in range(at, at + 24 * count, 24):
+        if block[start] == 0:
+            return
+        yield number(block[start : start + 12]), number(block[start + 12 : start + 24])
+
+
+def pieces_of_list(numbers: Sequence[bytes]) -> list[tuple[int, int]]:
+    """Offset, length, offset, length ... as the pax sparse formats list them."""
+    if len(numbers) % 2:
+        raise InvalidContent("a sparse map ends in the middle")
+    values = [pax_number(text) for text in numbers]
+    return list(zip(values[::2], values[1::2], strict=True))
+
+
+def check_pieces(pieces: Segments, stored: int, size: int) -> None:
+    """Raise InvalidContent unless *pieces* are in order, within *size*, and *stored* bytes."""
+    end = 0
+    for offset, length in pieces:
+        if offset < end or length < 0:
+            raise InvalidContent("a sparse map is out of order")
+        end = offset + length
+    if end > size or sum(length for _, length in pieces) != stored:
+        raise InvalidContent("a sparse map does not fit the file's size")
