@@ -4,7 +4,9 @@ Pure: it asks layers and keeps nothing. The rules are those of
 Documentation/filesystems/overlayfs.rst; docs/semantics.md has each with its reason.
 
 A *stack* is what a directory of the union consists of: its entries in the layers, topmost first.
-Positions count layers from the base (0) up.
+It ends with the first opaque one. If no layer down to there has more than an implied entry, one
+more source may follow that only describes the directory (:func:`described`): no names show through
+it. Positions count layers from the base (0) up.
 """
 
 from __future__ import annotations
@@ -45,6 +47,27 @@ class _Search:
             self.name = redirect
 
 
+def described(stack: Stack) -> Source:
+    """The source whose attributes and extended attributes a directory has.
+
+    It is the topmost that is not implied; the topmost of all if they all are.
+    """
+    for source in stack:
+        if not source.entry.implied:
+            return source
+    return stack[0]
+
+
+def roots(layers: Sequence[Layer]) -> list[Source]:
+    """The stack of the union's root. Raises OSError of the layers."""
+    found: list[Source] = []
+    for position in range(len(layers) - 1, -1, -1):
+        layer = layers[position]
+        if not _merge(found, Source(position, layer, layer.root())):
+            break
+    return found
+
+
 def resolve(
     layers: Sequence[Layer], parents: Stack, name: bytes, topmost: int | None = None
 ) -> list[Source]:
@@ -61,8 +84,7 @@ def resolve(
         if isinstance(entry, Entry):
             if not entry.is_directory:
                 return found or [Source(position, layer, entry)]
-            found.append(Source(position, layer, entry))
-            if entry.opaque:
+            if not _merge(found, Source(position, layer, entry)):
                 break
             if entry.redirect is not None:
                 search.follow(entry.redirect)
@@ -105,7 +127,7 @@ def children(stack: Stack) -> dict[bytes, int]:
     names: dict[bytes, int] = {}
     gone: set[bytes] = set()
     for position, layer, directory in stack:
-        last = position == stack[-1].position
+        last = directory.opaque or position == stack[-1].position
         for name, found in layer.listing(directory).items():
             if name in names or name in gone:
                 continue
@@ -114,7 +136,20 @@ def children(stack: Stack) -> dict[bytes, int]:
                     gone.add(name)
             else:
                 names[name] = position
+        if directory.opaque:
+            break
     return names
+
+
+def _merge(found: list[Source], source: Source) -> bool:
+    """Add a directory to the stack *found*; answers whether those below it matter."""
+    hidden = bool(found) and found[-1].entry.opaque
+    if hidden and source.entry.implied:
+        return True
+    found.append(source)
+    if not source.entry.opaque:
+        return not hidden
+    return not hidden and all(above.entry.implied for above in found)
 
 
 def _descend(
@@ -132,6 +167,8 @@ def _descend(
         if position < last:
             last = position
             yield position, layer, directory
+        if directory.opaque:
+            break
     if search.path is not None:
         for position in range(last - 1, -1, -1):
             yield position, layers[position], None

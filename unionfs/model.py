@@ -160,12 +160,16 @@ class Entry:
     opaque: for a directory: nothing below shows through.
     redirect: for a directory: the name (no slash) or the path from the layers' root (leading
         slash) that it has in the layers below; None when it is called the same there.
+    implied: for a directory: the layer has something in it, but no entry of its own for it.
+        Attributes and extended attributes are those of the directory that it merges with further
+        down (:func:`unionfs.merge.described`); its own are a placeholder, for when there is none.
     """
 
     attributes: Attributes
     handle: Any
     opaque: bool = False
     redirect: bytes | None = None
+    implied: bool = False
 
     @property
     def is_directory(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import xxhash
 
 from unionfs.layers.base import Layer
-from unionfs.merge import Source
+from unionfs.merge import Source, described
 from unionfs.model import Attributes
 
 ROOT_NUMBER: Final = 1
@@ -88,8 +88,8 @@ class Node:
     """One file, directory, link, device, socket or FIFO of the union.
 
     upper: where it is in the upper, if it is there.
-    lower: what it consists of below: for a directory all that merge, topmost first; for anything
-        else one source, or none when it was found in the upper.
+    lower: what it consists of below: for a directory all that merge, topmost first (a stack of
+        :mod:`unionfs.merge`); for anything else one source, or none when it was found in the upper.
     names: what it is called.
     index_key, links: for a copied-up inode that has several names below: its entry in the index,
         and how many names the union has (otherwise the attributes tell).
@@ -156,7 +156,7 @@ class Node:
     @property
     def top(self) -> Source:
         """The source whose attributes count."""
-        return self.upper or self.lower[0]
+        return self.upper or described(self.lower)
 
     @property
     def stack(self) -> Sequence[Source]:

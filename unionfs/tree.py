@@ -105,7 +105,7 @@ class Tree:
     def status(self, node: Node) -> Status:
         """The attributes of a node as the union has them."""
         if node.upper is None:
-            attributes: Attributes = node.lower[0].entry.attributes
+            attributes: Attributes = node.top.entry.attributes
         else:
             attributes = self.upper.layer.attributes(node.upper.entry.handle)
         blocks = attributes.st_blocks
@@ -248,12 +248,7 @@ class Tree:
     # Helpers
 
     def _root(self) -> Node:
-        sources = []
-        for position in range(len(self._layers) - 1, -1, -1):
-            entry = self._layers[position].root()
-            sources.append(Source(position, self._layers[position], entry))
-            if entry.opaque:
-                break
+        sources = merge.roots(self._layers)
         upper = sources.pop(0) if self._upper is not None else None
         first = upper or sources[0]
         attributes = first.entry.attributes
@@ -461,7 +456,7 @@ class Tree:
         node.content = node.upper
 
     def _raise_one(self, node: Node) -> None:
-        upper, source = self.upper, node.lower[0]
+        upper, source = self.upper, node.top
         scratch = upper.scratch_name()
         attributes = copyup.copy_other(upper, scratch, source, copyup.plan(upper, source, ()))
         self._publish(node, scratch, attributes, None)

@@ -1,7 +1,8 @@
 """The kinds of layer that the contract is for; a new one is one more line in KINDS.
 
-A layer is described in the words of tests.support.layers, with the marks that overlayfs writes
-for root; each kind writes them in its own way.
+A kind that can't say everything says so there, and is left out of the tests of the rest. A layer is
+described in the words of tests.support.layers, with the marks that overlayfs writes for root; each
+kind writes them in its own way.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from tests.support.layers import WHITEOUT, Directory, Entry, File, as_entry, build, xwhiteout
 from tests.unit.memory import MemoryLayer
@@ -20,8 +21,22 @@ from unionfs.layers.markers import Dialects
 
 Opener = Callable[[], Layer]
 """Opens a layer that was built, as often as one likes."""
-Kind = Callable[[Path, Directory], Opener]
+Build = Callable[[Path, Directory], Opener]
 """Builds the described layer, at a path of its own if it needs one."""
+
+
+class Kind(NamedTuple):
+    """How layers of a kind are built, and what they may hold.
+
+    redirects: redirects and metacopy files. sockets: those. implied: directories without an entry
+    of their own (:class:`tests.unit.memory.Implied`).
+    """
+
+    build: Build
+    redirects: bool = True
+    sockets: bool = True
+    implied: bool = False
+
 
 _OPAQUE: Final = "trusted.overlay.opaque"
 _AS_USER: Final = {
@@ -79,14 +94,14 @@ def _directory(
     *,
     namespace: bytes = markers.TRUSTED,
     writable: bool = False,
-) -> Kind:
-    def kind(path: Path, root: Directory) -> Opener:
+) -> Build:
+    def write(path: Path, root: Directory) -> Opener:
         written = _spelled(root, names, spell)
         assert isinstance(written, Directory)
         build(path, written)
         return lambda: DirectoryLayer(bytes(path), dialects, namespace=namespace, writable=writable)
 
-    return kind
+    return write
 
 
 def _memory(path: Path, root: Directory) -> Opener:
@@ -94,10 +109,10 @@ def _memory(path: Path, root: Directory) -> Opener:
 
 
 KINDS: Final[dict[str, Kind]] = {
-    "memory": _memory,
-    "overlay": _directory({}, dialects=Dialects.OVERLAY),
-    "upper": _directory({}, writable=True),
-    "attributes": _directory(_AS_USER, _attributes, namespace=markers.USER),
-    "oci": _directory({}, _oci_files),
-    "fuse-overlayfs": _directory({_OPAQUE: "user.fuseoverlayfs.opaque"}),
+    "memory": Kind(_memory, implied=True),
+    "overlay": Kind(_directory({}, dialects=Dialects.OVERLAY)),
+    "upper": Kind(_directory({}, writable=True)),
+    "attributes": Kind(_directory(_AS_USER, _attributes, namespace=markers.USER)),
+    "oci": Kind(_directory({}, _oci_files)),
+    "fuse-overlayfs": Kind(_directory({_OPAQUE: "user.fuseoverlayfs.opaque"})),
 }

@@ -7,7 +7,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from tests.support import layers
@@ -39,6 +39,13 @@ class Status:
 
 
 @dataclass(frozen=True)
+class Implied(Directory):
+    """A directory that its layer says nothing of but that it has something in it."""
+
+    mtime: int = field(default=0, kw_only=True)
+
+
+@dataclass(frozen=True)
 class _Handle:
     path: bytes
     item: layers.Entry
@@ -46,7 +53,10 @@ class _Handle:
 
 
 class MemoryLayer:
-    """The layer that *tree* describes; *lineage* and *device* as if it lay on a host."""
+    """The layer that *tree* describes; *lineage* and *device* as if it lay on a host.
+
+    described: what it tells of itself besides its label.
+    """
 
     def __init__(
         self,
@@ -55,8 +65,10 @@ class MemoryLayer:
         identity: str = "memory",
         device: int = 1,
         lineage: Sequence[tuple[int, int]] = (),
+        described: Mapping[str, str] | None = None,
     ) -> None:
         self.identity: Final = identity
+        self._described = described or {}
         self._device = device
         self._inodes = 0
         self._statfs = -1
@@ -67,7 +79,7 @@ class MemoryLayer:
         self.lineage: Final = lineage or [(device, self._root.attributes.st_ino)]
 
     def describe(self) -> Mapping[str, str]:
-        return {"label": self.identity}
+        return {"label": self.identity, **self._described}
 
     def root(self) -> Entry:
         return replace(self._root, redirect=None)
@@ -153,6 +165,7 @@ class MemoryLayer:
             _Handle(path, item, {}),
             opaque=item.xattrs.get("trusted.overlay.opaque") == b"y",
             redirect=item.xattrs.get("trusted.overlay.redirect"),
+            implied=isinstance(item, Implied),
         )
 
     def _fill(self, directory: Entry) -> None:

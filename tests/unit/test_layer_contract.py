@@ -24,7 +24,8 @@ from tests.support.layers import (
     redirect,
 )
 from tests.unit.errors import raises
-from tests.unit.layer_kinds import KINDS, Opener
+from tests.unit.layer_kinds import KINDS, Kind, Opener
+from tests.unit.memory import Implied
 from unionfs import model
 from unionfs.layers.base import Layer
 from unionfs.model import Entry, Mark
@@ -43,10 +44,16 @@ def built(request: pytest.FixtureRequest, tmp_path: Path) -> Build:
         layers += 1
         root = as_entry(tree)
         assert isinstance(root, Directory)
-        opener: Opener = KINDS[request.param](tmp_path / f"layer{layers}", root)
-        return opener
+        kind: Kind = KINDS[request.param]
+        return kind.build(tmp_path / f"layer{layers}", root)
 
     return build
+
+
+def only(able: Callable[[Kind], bool]) -> pytest.MarkDecorator:
+    """The test is for those kinds of layer only."""
+    kinds = [name for name, kind in KINDS.items() if able(kind)]
+    return pytest.mark.parametrize("built", kinds, indirect=True)
 
 
 @pytest.fixture
@@ -91,7 +98,7 @@ def read(layer: Layer, path: str) -> bytes:
 
 
 def test_the_identity_is_the_layers_own_and_stays(built: Build) -> None:
-    one, other = built({"file": "same"}), built({"file": "same"})
+    one, other = built({"file": "one"}), built({"file": "other"})
     with contextlib.ExitStack() as stack:
         layers = [one(), one(), other()]
         for layer in layers:
@@ -138,7 +145,6 @@ def test_every_type_has_its_attributes(opened: Open) -> None:
             "char": Node(stat.S_IFCHR, 1, 3, mode=0o666, uid=1000, gid=1001, mtime=OLD + 7),
             "block": Node(stat.S_IFBLK, 7, 0, mode=0o660, uid=1000, gid=1001, mtime=OLD + 7),
             "fifo": Node(stat.S_IFIFO, mode=0o600, uid=1000, gid=1001, mtime=OLD + 7),
-            "socket": Node(stat.S_IFSOCK, mode=0o755, uid=1000, gid=1001, mtime=OLD + 7),
         }
     )
     found = {os.fsdecode(name): at(layer, os.fsdecode(name)) for name in listing(layer, "")}
@@ -149,7 +155,6 @@ def test_every_type_has_its_attributes(opened: Open) -> None:
         "char": oct(stat.S_IFCHR | 0o666),
         "block": oct(stat.S_IFBLK | 0o660),
         "fifo": oct(stat.S_IFIFO | 0o600),
-        "socket": oct(stat.S_IFSOCK | 0o755),
     }
     for entry in found.values():
         attributes = entry.attributes
@@ -162,6 +167,14 @@ def test_every_type_has_its_attributes(opened: Open) -> None:
     assert not found["file"].is_directory
     assert found["file"].is_regular
     assert not found["link"].is_regular
+
+
+@only(lambda kind: kind.sockets)
+def test_a_socket_has_its_attributes(opened: Open) -> None:
+    layer = opened({"socket": Node(stat.S_IFSOCK, mode=0o755, uid=1000, gid=1001, mtime=OLD + 7)})
+    attributes = at(layer, "socket").attributes
+    assert attributes.st_mode == stat.S_IFSOCK | 0o755
+    assert (attributes.st_uid, attributes.st_gid, attributes.st_mtime_ns) == (1000, 1001, OLD + 7)
 
 
 def test_of_an_absent_name_it_says_nothing(opened: Open) -> None:
@@ -278,6 +291,7 @@ def test_the_root_may_be_opaque(opened: Open) -> None:
     assert list(layer.listing(layer.root())) == [b"file"]
 
 
+@only(lambda kind: kind.redirects)
 def test_a_directory_says_what_it_is_called_below(opened: Open) -> None:
     layer = opened(
         {
@@ -292,11 +306,13 @@ def test_a_directory_says_what_it_is_called_below(opened: Open) -> None:
     assert at(layer, "relative/file").redirect is None
 
 
+@only(lambda kind: kind.redirects)
 def test_a_root_is_called_the_same_everywhere(opened: Open) -> None:
     layer = opened(redirect({"file": ""}, "/elsewhere"))
     assert layer.root().redirect is None
 
 
+@only(lambda kind: kind.redirects)
 @pytest.mark.parametrize(
     "target",
     ["", "/", ".", "..", "../a", "a/b", "a/", "/a/../b", "/a//b", "/a/", "/.", "/..", "a\0b"],
@@ -307,41 +323,82 @@ def test_a_redirect_that_leads_nowhere_is_an_error(opened: Open, target: str) ->
         said(layer, "hostile")
 
 
+def test_a_file_holds_its_own_content(opened: Open) -> None:
+    layer = opened({"file": "content", "empty": ""})
+    assert layer.metacopy(at(layer, "file")) is None
+    assert layer.metacopy(at(layer, "empty")) is None
+
+
+@only(lambda kind: kind.redirects)
 def test_a_metacopy_file_says_where_its_content_is(opened: Open) -> None:
     metacopy = {"trusted.overlay.metacopy": b""}
     layer = opened(
         {
-            "own": "content",
             "same": File(size=7, xattrs=metacopy),
             "name": File(size=7, xattrs={**metacopy, "trusted.overlay.redirect": b"old"}),
             "path": File(size=7, xattrs={**metacopy, "trusted.overlay.redirect": b"/a/old"}),
         }
     )
-    assert layer.metacopy(at(layer, "own")) is None
     assert layer.metacopy(at(layer, "same")) == b""
     assert layer.metacopy(at(layer, "name")) == b"old"
     assert layer.metacopy(at(layer, "path")) == b"/a/old"
     assert at(layer, "name").attributes.st_size == 7
 
 
+@only(lambda kind: kind.implied)
+@pytest.mark.parametrize(
+    "mark", [{}, {"trusted.overlay.opaque": b"y"}], ids=["transparent", "opaque"]
+)
+def test_an_implied_directory_has_placeholders(opened: Open, mark: dict[str, bytes]) -> None:
+    root = Implied({"d": Implied({"file": "content"}, xattrs=mark), "own": {}}, xattrs=mark)
+    layer = opened(root)
+    for entry in (layer.root(), at(layer, "d")):
+        assert entry.implied
+        assert entry.opaque == bool(mark)
+        assert layer.listxattr(entry) == []
+        attributes = entry.attributes
+        assert attributes.st_mode == stat.S_IFDIR | 0o755
+        assert (attributes.st_uid, attributes.st_gid, attributes.st_mtime_ns) == (0, 0, 0)
+    assert layer.root().attributes.st_ino != at(layer, "d").attributes.st_ino
+    assert set(listing(layer, "")) == {b"d", b"own"}
+    assert read(layer, "d/file") == b"content"
+    assert not at(layer, "own").implied
+    assert not at(layer, "d/file").implied
+
+
 # Attributes, links, content
 
 
+XATTRS = {
+    "user.empty": b"",
+    "user.binary": bytes(range(256)),
+    os.fsdecode(b"user.not utf-8 \xff"): b"1",
+    "trusted.t": b"2",
+}
+
+
+def xattrs_at(layer: Layer, path: str) -> dict[str, bytes]:
+    entry = at(layer, path)
+    return {os.fsdecode(name): layer.getxattr(entry, name) for name in layer.listxattr(entry)}
+
+
 def test_extended_attributes_are_those_without_marks(opened: Open) -> None:
-    name = os.fsdecode(b"user.not utf-8 \xff")
-    xattrs = {"user.empty": b"", "user.binary": bytes(range(256)), name: b"1", "trusted.t": b"2"}
+    marked = {**XATTRS, "trusted.overlay.opaque": b"y"}
+    layer = opened({"file": File(xattrs=XATTRS), "opaque": Directory(xattrs=marked)})
+    assert xattrs_at(layer, "file") == XATTRS
+    assert xattrs_at(layer, "opaque") == XATTRS
+
+
+@only(lambda kind: kind.redirects)
+def test_redirects_and_metacopy_marks_are_no_attributes(opened: Open) -> None:
     layer = opened(
         {
-            "file": File(xattrs=xattrs),
-            "opaque": Directory(xattrs={**xattrs, "trusted.overlay.opaque": b"y"}),
-            "redirect": Directory(xattrs={**xattrs, "trusted.overlay.redirect": b"old"}),
-            "metacopy": File(xattrs={**xattrs, "trusted.overlay.metacopy": b""}),
+            "redirect": Directory(xattrs={**XATTRS, "trusted.overlay.redirect": b"old"}),
+            "metacopy": File(xattrs={**XATTRS, "trusted.overlay.metacopy": b""}),
         }
     )
-    for path in ("file", "opaque", "redirect", "metacopy"):
-        entry = at(layer, path)
-        found = {os.fsdecode(name): layer.getxattr(entry, name) for name in layer.listxattr(entry)}
-        assert found == xattrs
+    assert xattrs_at(layer, "redirect") == XATTRS
+    assert xattrs_at(layer, "metacopy") == XATTRS
 
 
 def test_a_link_may_have_attributes(opened: Open) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.support.layers import WHITEOUT, Directory, File, Item, as_entry, opaque, redirect
 from tests.unit.errors import raises
-from tests.unit.memory import MemoryLayer
+from tests.unit.memory import Implied, MemoryLayer
 from unionfs import merge
 from unionfs.layers.base import Layer
 from unionfs.merge import Source
@@ -329,6 +330,146 @@ def test_a_metacopy_file_without_content_cannot_be_read(below: list[Item], to: s
         merge.content(layers, find(layers, "d"), b"f", top)
 
 
+# Directories that a layer has no entry of its own for
+
+OPAQUE = {"trusted.overlay.opaque": b"y"}
+
+
+def emptied(entries: dict[str, Item]) -> Implied:
+    """What `.wh..wh..opq` makes of a directory that has no entry of its own."""
+    return Implied(entries, xattrs=OPAQUE)
+
+
+IMPLIED: dict[str, tuple[list[Item], int, Shown]] = {
+    "implied at the top": (
+        [{"d": {"a": "1"}}, {"d": Implied({"b": "2"})}],
+        0,
+        {"a": "1", "b": "2"},
+    ),
+    "two implied at the top": (
+        [{"d": {"a": "1"}}, {"d": Implied({"b": "2"})}, {"d": Implied({"c": "3"})}],
+        0,
+        {"a": "1", "b": "2", "c": "3"},
+    ),
+    "layers between need not have it": (
+        [{"d": {"a": "1"}}, {}, {"d": Implied({"b": "3"})}, {}],
+        0,
+        {"a": "1", "b": "3"},
+    ),
+    "implied in the middle": (
+        [{"d": {"a": "1"}}, {"d": Implied({"b": "2"})}, {"d": {"c": "3"}}],
+        2,
+        {"a": "1", "b": "2", "c": "3"},
+    ),
+    "implied between two": (
+        [{"d": {}}, {"d": {}}, {"d": Implied({"b": "3"})}, {"d": Implied({"c": "4"})}],
+        1,
+        {"b": "3", "c": "4"},
+    ),
+    "implied everywhere": (
+        [{"d": Implied({"a": "1"})}, {"d": Implied({"b": "2"})}],
+        1,
+        {"a": "1", "b": "2"},
+    ),
+    "over a whiteout": (
+        [{"d": {"a": "1"}}, {"d": WHITEOUT}, {"d": Implied({"c": "3"})}],
+        2,
+        {"c": "3"},
+    ),
+    "over a file": ([{"d": {"a": "1"}}, {"d": "2"}, {"d": Implied({"c": "3"})}], 2, {"c": "3"}),
+    "over an opaque one": (
+        [{"d": {"a": "1"}}, {"d": opaque({"b": "2"})}, {"d": Implied({"c": "3"})}],
+        1,
+        {"b": "2", "c": "3"},
+    ),
+    "emptied": ([{"d": {"a": "1"}}, {"d": emptied({"b": "2"})}], 0, {"b": "2"}),
+    "emptied, and implied above": (
+        [{"d": {"a": "1"}}, {"d": emptied({"b": "2"})}, {"d": Implied({"c": "3"})}],
+        0,
+        {"b": "2", "c": "3"},
+    ),
+    "emptied, and implied below": (
+        [{"d": {"a": "1"}}, {"d": Implied({"b": "2"})}, {"d": emptied({"c": "3"})}],
+        0,
+        {"c": "3"},
+    ),
+    "emptied twice": (
+        [{"d": {"a": "1"}}, {"d": emptied({"b": "2"})}, {"d": emptied({"c": "3"})}],
+        0,
+        {"c": "3"},
+    ),
+    "emptied below a directory of its own": (
+        [{"d": {"a": "1"}}, {"d": emptied({"b": "2"})}, {"d": {"c": "3"}}],
+        2,
+        {"b": "2", "c": "3"},
+    ),
+    "emptied where nothing was": ([{}, {"d": emptied({"b": "2"})}], 1, {"b": "2"}),
+    "emptied after a whiteout": (
+        [{"d": {"a": "1"}}, {"d": WHITEOUT}, {"d": emptied({"c": "3"})}],
+        2,
+        {"c": "3"},
+    ),
+    "emptied after a file": (
+        [{"d": {"a": "1"}}, {"d": "2"}, {"d": emptied({"c": "3"})}],
+        2,
+        {"c": "3"},
+    ),
+    "a whiteout above the emptied counts on": (
+        [
+            {"d": {"a": "1"}},
+            {"d": emptied({"b": "2", "c": "2"})},
+            {"d": Implied({"a": WHITEOUT, "b": WHITEOUT})},
+        ],
+        0,
+        {"c": "2"},
+    ),
+    "called otherwise below": (
+        [{"old": {"a": "1"}}, {"d": redirect({"b": "2"}, "old")}, {"d": Implied({"c": "3"})}],
+        1,
+        {"a": "1", "b": "2", "c": "3"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("trees", "position", "expected"), IMPLIED.values(), ids=IMPLIED)
+def test_an_implied_directory(trees: list[Item], position: int, expected: Shown) -> None:
+    layers = layers_of(*trees)
+    assert merge.described(find(layers, "d")).position == position
+    assert shown(layers)["d"] == expected
+    below_root = layers_of(*({"p": tree} for tree in trees))
+    assert merge.described(find(below_root, "p/d")).position == position
+
+
+def test_a_directory_in_an_emptied_one_is_a_new_one() -> None:
+    layers = layers_of({"d": {"e": {"a": "1"}}}, {"d": emptied({"e": Implied({"b": "2"})})})
+    assert merge.described(find(layers, "d")).position == 0
+    assert merge.described(find(layers, "d/e")).position == 1
+
+
+def test_what_only_describes_an_emptied_directory_holds_no_content() -> None:
+    metacopied = File(size=1, xattrs={"trusted.overlay.metacopy": b""})
+    layers = layers_of({"d": {"f": "1"}}, {"d": emptied({"f": metacopied})})
+    (top,) = find(layers, "d/f")
+    with raises(errno.EIO):
+        merge.content(layers, find(layers, "d"), b"f", top)
+
+
+ROOTS: dict[str, tuple[list[Item], int, Shown]] = {
+    "of its own": ([{"a": "1"}, {"b": "2"}], 1, {"a": "1", "b": "2"}),
+    "opaque": ([{"a": "1"}, opaque({"b": "2"}), {"c": "3"}], 2, {"b": "2", "c": "3"}),
+    "implied": ([{"a": "1"}, Implied({"b": "2"})], 0, {"a": "1", "b": "2"}),
+    "implied everywhere": ([Implied({"a": "1"}), Implied({"b": "2"})], 1, {"a": "1", "b": "2"}),
+    "emptied": ([{"a": "1"}, emptied({"b": "2"})], 0, {"b": "2"}),
+}
+
+
+@pytest.mark.parametrize(("trees", "position", "expected"), ROOTS.values(), ids=ROOTS)
+def test_the_root(trees: list[Item], position: int, expected: Shown) -> None:
+    layers = layers_of(*trees)
+    assert merge.described(merge.roots(layers)).position == position
+    assert shown(layers, merge.roots(layers)) == expected
+
+
 # All of it at once, against the plainest rule there is: lay one layer over the other
 
 _NAME = st.sampled_from("abc")
@@ -406,3 +547,67 @@ def test_what_is_not_listed_is_not_found(trees: list[Directory], path: list[str]
         assert bool(sources) == (expected is not None)
         if not isinstance(expected, dict):
             break
+
+
+# And of implied directories, against what an unpacker does
+
+_OWNERS = st.integers(1, 9)
+
+
+@st.composite
+def _packed(draw: st.DrawFn, depth: int) -> Directory:
+    inner = [_TEXTS, st.just(WHITEOUT)]
+    entry = st.one_of(*inner, _packed(depth - 1)) if depth else st.one_of(*inner)
+    entries = draw(st.dictionaries(_NAME, entry, max_size=2))
+    xattrs = OPAQUE if draw(st.integers(0, 3)) == 0 else {}
+    if draw(st.booleans()):
+        return Implied(entries, xattrs=xattrs)
+    return Directory(entries, uid=draw(_OWNERS), xattrs=xattrs)
+
+
+@dataclass
+class Unpacked:
+    """A directory on a disk."""
+
+    owner: int
+    entries: dict[str, Unpacked | str]
+
+
+def unpack(layer: Directory, directory: Unpacked) -> None:
+    """Do to a *directory* that is there what *layer* says."""
+    if not isinstance(layer, Implied):
+        directory.owner = layer.uid
+    if layer.xattrs:
+        directory.entries.clear()
+    for name, item in layer.entries.items():
+        if item == WHITEOUT:
+            directory.entries.pop(name, None)
+        elif isinstance(item, Directory):
+            found = directory.entries.get(name)
+            if not isinstance(found, Unpacked):
+                found = directory.entries[name] = Unpacked(0, {})
+            unpack(item, found)
+        else:
+            assert isinstance(item, str)
+            directory.entries[name] = item
+
+
+def merged(layers: Sequence[Layer], stack: merge.Stack) -> Unpacked:
+    """All that the union has below *stack*."""
+    assert not any(source.entry.opaque for source in stack[:-2]), "more than one only describes"
+    entries: dict[str, Unpacked | str] = {}
+    for name, topmost in merge.children(stack).items():
+        sources = merge.resolve(layers, stack, name, topmost)
+        is_directory = sources[0].entry.is_directory
+        entries[os.fsdecode(name)] = merged(layers, sources) if is_directory else text(sources[0])
+    return Unpacked(merge.described(stack).entry.attributes.st_uid, entries)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(_packed(3), min_size=1, max_size=6))
+def test_merging_is_unpacking_layers_over_each_other(trees: list[Directory]) -> None:
+    layers = layers_of(*trees)
+    directory = Unpacked(0, {})
+    for tree in trees:
+        unpack(tree, directory)
+    assert merged(layers, merge.roots(layers)) == directory

@@ -5,6 +5,12 @@ either says nothing, or gives an :class:`~unionfs.model.Entry`, or says
 :data:`~unionfs.model.WHITEOUT`: whatever lies below under this name is gone. A directory may be
 *opaque* (nothing below shows through it) or carry a *redirect* (below, it is called that).
 
+A directory is *implied* where a layer has something in it and no entry of its own for it, as tar
+archives may. Such an entry has an inode number like any other, and placeholders for the rest: mode
+0755, owner and group 0, times 0, no extended attributes. Opaque as well, it takes away what the
+directory below holds and leaves that directory its attributes. Beside a whiteout of its own name it
+is opaque and not implied: the directory below is gone, so the placeholders count.
+
 Dialects end inside the layer: ``.wh.`` files, character devices 0:0 and attributes such as
 ``trusted.overlay.opaque`` are its affair, are never listed, and are never given out.
 
@@ -39,13 +45,20 @@ class Layer(Protocol):
     def lineage(self) -> Sequence[tuple[int, int]]:
         """(device, inode) of the root and of all that lies above it, up to the host's root.
 
+        A layer that is no directory of the host has its root only, with a device number that is the
+        same whenever it is opened, and beyond 32 bits, where Linux has none (its dev_t has 32).
+
         Layers overlap when the root of one is in the lineage of the other; inode numbers of
         layers that do not overlap may be shared (see :class:`unionfs.nodes.Numbering`).
         """
         ...
 
     def describe(self) -> Mapping[str, str]:
-        """What it can tell of itself (``label``, ``digest``, ``created_by``)."""
+        """What it can tell of itself: its ``label``, and ``digest`` and ``created_by`` if it can.
+
+        Programs in the mount are told (:meth:`unionfs.filesystem.Filesystem.getxattr`), so it has
+        to be text that :func:`os.fsencode` takes.
+        """
         ...
 
     def root(self) -> Entry:
