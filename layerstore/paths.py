@@ -69,6 +69,11 @@ def default() -> str:
     )
 
 
+def exists(root: str) -> bool:
+    """Whether there is a store at *root*."""
+    return os.path.lexists(f"{root}/{_FORMAT}")
+
+
 def opened(root: str, *, create: bool = True) -> Paths:
     """The store at *root*, made if there is none and *create* says so.
 

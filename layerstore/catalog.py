@@ -1,0 +1,212 @@
+"""What the store knows of images: configs, manifests, names, and which blobs were kept.
+
+Whatever can be read off a config is not kept beside it: an image's layers, for example.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+from layerstore.errors import Damaged
+
+_VERSION: Final = 1
+_SECONDS_TO_WAIT: Final = 60
+
+_SCHEMA: Final = """
+-- An image is its config: whoever has the same config has the same layers (image-spec config.md).
+CREATE TABLE image (
+    image TEXT PRIMARY KEY,     -- digest of the config
+    config BLOB NOT NULL,
+    added INTEGER NOT NULL      -- seconds since 1970
+) STRICT;
+-- One config may come in several manifests: with other compression, for example.
+CREATE TABLE manifest (
+    manifest TEXT PRIMARY KEY,  -- its digest
+    image TEXT NOT NULL REFERENCES image ON DELETE CASCADE,
+    content BLOB NOT NULL
+) STRICT;
+CREATE INDEX manifest_image ON manifest (image);
+CREATE TABLE tag (
+    name TEXT PRIMARY KEY,      -- with its tag: alpine:3.20
+    image TEXT NOT NULL REFERENCES image ON DELETE CASCADE
+) STRICT;
+CREATE INDEX tag_image ON tag (image);
+-- Compressed layers that were to be kept, in the store's directory blobs.
+CREATE TABLE blob (
+    blob TEXT PRIMARY KEY,      -- its digest
+    diff_id TEXT NOT NULL,      -- of what it holds
+    compression TEXT NOT NULL,
+    size INTEGER NOT NULL
+) STRICT;
+CREATE INDEX blob_diff_id ON blob (diff_id);
+"""
+
+
+class ImageRow(NamedTuple):
+    """An image. added: seconds since 1970."""
+
+    image: str
+    config: bytes
+    added: int
+
+
+class BlobRow(NamedTuple):
+    """A kept blob. size: bytes."""
+
+    blob: str
+    diff_id: str
+    compression: str
+    size: int
+
+
+class Catalog:
+    """The catalog at a path, made if it is not there; several processes may use it.
+
+    Raises Damaged if it can't be read, OSError never: SQLite waits for others, up to a minute.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._database = sqlite3.connect(
+            path, timeout=_SECONDS_TO_WAIT, isolation_level=None, check_same_thread=False
+        )
+        try:
+            with self._as_damage():
+                self._open()
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _open(self) -> None:
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = FULL")
+        self._database.execute("PRAGMA foreign_keys = ON")
+        if self._version() == 0:
+            with self.changing():
+                # Another process may have been first.
+                if self._version() == 0:
+                    for statement in _SCHEMA.split(";\n"):
+                        self._database.execute(statement)
+                    self._database.execute(f"PRAGMA user_version = {_VERSION}")
+
+    def _version(self) -> int:
+        (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        return int(version)
+
+    def close(self) -> None:
+        """Give up what is held."""
+        self._database.close()
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """All changes in the block take place, durably, or none."""
+        with self._as_damage():
+            self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        with self._as_damage():
+            self._database.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _as_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError:
+            # Locked for a minute, the disk full: not the catalog's fault.
+            raise
+        except sqlite3.DatabaseError as error:
+            raise Damaged(f"the catalog can't be read: {error}") from error
+
+    # Images
+
+    def add_image(self, image: str, config: bytes) -> None:
+        """Have an image; nothing changes if it is there."""
+        self._run(
+            "INSERT INTO image VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            (image, config, int(time.time())),
+        )
+
+    def add_manifest(self, manifest: str, image: str, content: bytes) -> None:
+        """Have a manifest of an image."""
+        self._run(
+            "INSERT INTO manifest VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            (manifest, image, content),
+        )
+
+    def remove_image(self, image: str) -> None:
+        """Remove an image, its manifests and its names."""
+        self._run("DELETE FROM image WHERE image = ?", (image,))
+
+    def images(self) -> list[ImageRow]:
+        """All images, the newest last."""
+        return [ImageRow(*row) for row in self._run("SELECT * FROM image ORDER BY added, image")]
+
+    def image(self, image: str) -> ImageRow | None:
+        """The image of a digest."""
+        rows = self._run("SELECT * FROM image WHERE image = ?", (image,))
+        return ImageRow(*rows[0]) if rows else None
+
+    def images_beginning(self, digits: str) -> list[str]:
+        """The images whose digests begin so after ``sha256:``."""
+        rows = self._run("SELECT image FROM image WHERE image GLOB ?", (f"sha256:{digits}*",))
+        return [row[0] for row in rows]
+
+    def manifests(self, image: str) -> list[tuple[str, bytes]]:
+        """The manifests of an image: digests and contents, the first that came first."""
+        rows = self._run(
+            "SELECT manifest, content FROM manifest WHERE image = ? ORDER BY rowid", (image,)
+        )
+        return [(row[0], row[1]) for row in rows]
+
+    def image_of_manifest(self, manifest: str) -> str | None:
+        """The image whose manifest has this digest."""
+        rows = self._run("SELECT image FROM manifest WHERE manifest = ?", (manifest,))
+        return str(rows[0][0]) if rows else None
+
+    # Names
+
+    def set_tag(self, name: str, image: str) -> None:
+        """Let a name be of an image from now on."""
+        self._run("INSERT OR REPLACE INTO tag VALUES (?, ?)", (name, image))
+
+    def remove_tag(self, name: str) -> bool:
+        """Take a name away; whether it was there."""
+        return bool(self._database.execute("DELETE FROM tag WHERE name = ?", (name,)).rowcount)
+
+    def tags(self) -> list[tuple[Any, ...]]:
+        """All names and their images, sorted."""
+        return [(row[0], row[1]) for row in self._run("SELECT name, image FROM tag ORDER BY name")]
+
+    def image_of_tag(self, name: str) -> str | None:
+        """The image of a name."""
+        rows = self._run("SELECT image FROM tag WHERE name = ?", (name,))
+        return str(rows[0][0]) if rows else None
+
+    # Blobs
+
+    def add_blob(self, blob: BlobRow) -> None:
+        """A blob was kept."""
+        self._run("INSERT OR REPLACE INTO blob VALUES (?, ?, ?, ?)", blob)
+
+    def remove_blob(self, blob: str) -> None:
+        """A blob is not there any more."""
+        self._run("DELETE FROM blob WHERE blob = ?", (blob,))
+
+    def blobs(self) -> list[BlobRow]:
+        """All that were kept."""
+        return [BlobRow(*row) for row in self._run("SELECT * FROM blob ORDER BY blob")]
+
+    def blobs_of(self, diff_id: str) -> list[BlobRow]:
+        """Those that hold a layer."""
+        rows = self._run("SELECT * FROM blob WHERE diff_id = ? ORDER BY blob", (diff_id,))
+        return [BlobRow(*row) for row in rows]
+
+    def _run(self, statement: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+        with self._as_damage():
+            return self._database.execute(statement, values).fetchall()
