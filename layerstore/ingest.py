@@ -93,10 +93,17 @@ def ingest(
         content = open_decompressed(blob, limits)
         build = stack.enter_context(_Build(paths, directory))
         hasher = hashlib.sha256()
-        with _full_disk(), ReadAhead(content, hasher.update) as reader:
+
+        def seen(chunk: bytes) -> None:
+            # What is not compressed has been hashed as it came.
+            if content.compression is not Compression.NONE:
+                hasher.update(chunk)
+
+        with _full_disk(), ReadAhead(content, seen) as reader:
             tarstream.read(reader, build, limits)
-        diff_id = f"sha256:{hasher.hexdigest()}"
         blob.check(claim)
+        compressed = content.compression is not Compression.NONE
+        diff_id = f"sha256:{hasher.hexdigest()}" if compressed else blob.digest
         if claim.diff_id not in (None, diff_id):
             raise InvalidContent(f"its diff ID is {diff_id}, and not {claim.diff_id} as claimed")
         with _full_disk(), leases.locked(paths.lock, alone=False):

@@ -1,0 +1,1 @@
+"""The command ``layerstore``: words to calls, results to lines or JSON."""

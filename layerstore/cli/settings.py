@@ -1,0 +1,42 @@
+"""What the options before the command say, for all commands."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Final
+
+import click
+
+from layerstore.limits import Limits
+from layerstore.repository import Repository
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """store: an absolute path, or None for the default."""
+
+    store: str | None
+    limits: Limits
+
+    def open(self) -> Repository:
+        """The store, made if it is not there. Raises StoreError, OSError."""
+        return Repository(self.store, limits=self.limits)
+
+
+pass_settings: Final = click.make_pass_decorator(Settings)
+
+
+def limits_of(words: Iterable[str]) -> Limits:
+    """The limits that ``--limit NAME=N`` words ask for. Raises click.BadParameter."""
+    known = {field.name for field in dataclasses.fields(Limits)}
+    changed = {}
+    for word in words:
+        name, _, number = word.partition("=")
+        if name not in known or not number.isdecimal():
+            raise click.BadParameter(
+                f"{word}: write NAME=N, with one of {', '.join(sorted(known))}",
+                param_hint="--limit",
+            )
+        changed[name] = int(number)
+    return dataclasses.replace(Limits(), **changed)

@@ -1,0 +1,59 @@
+"""A stored layer's tar, written again bit for bit from its recipe and contents."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from typing import Final
+
+from layerstore import recipe
+from layerstore.errors import Damaged
+from layerstore.ingest import RECIPE
+from layerstore.repository import Repository
+
+_CHUNK: Final = 1 << 20
+
+
+def tar(repository: Repository, diff_id: str) -> Iterator[bytes]:
+    """The tar of a layer, in pieces.
+
+    Only after the last piece it is sure that they were right: Damaged is raised instead of the end
+    if their SHA-256 is not the diff ID, or earlier if something is missing. The layer stays in the
+    store until then. Raises StoreError if it is not there.
+    """
+    hasher = hashlib.sha256()
+    for piece in _pieces(repository, diff_id):
+        hasher.update(piece)
+        yield piece
+    found = f"sha256:{hasher.hexdigest()}"
+    if found != diff_id:
+        raise Damaged(f"layer {diff_id} is damaged: its tar has the digest {found}")
+
+
+def _pieces(repository: Repository, diff_id: str) -> Iterator[bytes]:
+    with contextlib.closing(repository.open_layer(diff_id)) as layer:
+
+        def contents(content: int, offset: int, length: int) -> Iterator[bytes]:
+            descriptor = repository.objects.open(layer.index.content(content))
+            try:
+                end = offset + length
+                while offset < end:
+                    piece = os.pread(descriptor, min(end - offset, _CHUNK), offset)
+                    if not piece:
+                        raise Damaged(f"layer {diff_id} is damaged: a content is too short")
+                    yield piece
+                    offset += len(piece)
+            finally:
+                os.close(descriptor)
+
+        try:
+            file = open(f"{repository.paths.layer(diff_id)}/{RECIPE}", "rb")  # noqa: SIM115
+        except FileNotFoundError:
+            raise Damaged(f"layer {diff_id} is damaged: its recipe is missing") from None
+        with file:
+            try:
+                yield from recipe.tar(file, contents)
+            except Damaged as error:
+                raise Damaged(f"layer {diff_id} is damaged: {error}") from error
