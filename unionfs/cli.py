@@ -16,6 +16,7 @@ from unionfs.driver.session import Plan
 from unionfs.layers.markers import Dialects
 from unionfs.model import UnionError, printable
 from unionfs.options import Options, UsageError, parse
+from unionfs.sources import means_directory
 
 _FAILED: Final = 1
 _WRONG_COMMAND_LINE: Final = 2
@@ -23,7 +24,8 @@ _INTERRUPTED: Final = 130
 _OUTPUT_NOT_READ: Final = 141
 
 _DESCRIPTION: Final = """\
-Show directories as one tree at MOUNTPOINT. Layers are given base first: what a later one has
+Show layers as one tree at MOUNTPOINT. A LAYER is a directory, or the name of an image in the layer
+store, which stands for all layers of that image. Layers are given base first: what a later one has
 hides what an earlier one has under the same name. Without --upper the mount is read-only; with
 it, every change goes to the upper directory and no layer is ever written.
 """
@@ -34,7 +36,7 @@ with a command:
   processes, /dev and /proc), unmount, and exit with its status.
 
 mount options (-o, separated by commas; a backslash protects a comma):
-  lowerdir=TOP:..:BASE, lowerdir+=DIR   the layers, top first, instead of LAYER words; \\: is a
+  lowerdir=TOP:..:BASE, lowerdir+=LAYER the layers, top first, instead of LAYER words; \\: is a
                                         colon; a word beside MOUNTPOINT is the source to show
   upperdir=DIR, workdir=DIR             as --upper and --work
   ro, dev, suid, noexec, sync, dirsync, noatime
@@ -58,6 +60,8 @@ examples:
   unionmount base deps app /mnt/root
   unionmount --upper changes base deps app /mnt/root
   unionmount --upper changes base /mnt/root -- sh -c 'apt-get update'
+  unionmount alpine:3.20 /mnt/root
+  unionmount --upper changes alpine:3.20 /mnt/root -- sh
   unionmount -o lowerdir=app:deps:base,upperdir=changes,workdir=work /mnt/root
   mount -t fuse.unionmount -o lowerdir=/srv/app:/srv/base unionmount /mnt/root
   umount /mnt/root
@@ -181,7 +185,7 @@ def _plan(arguments: argparse.Namespace, options: Options) -> Plan:
     work = _only_one("--work", arguments.work, "workdir=", options.work)
     _require(upper is not None or not arguments.work, "--work is of no use without --upper")
     return Plan(
-        layers=tuple(map(_absolute, lower)),
+        layers=tuple(map(_layer, lower)),
         point=os.path.realpath(_absolute(words[-1])),
         upper=None if upper is None else _absolute(upper),
         work=None if work is None else _absolute(work),
@@ -195,6 +199,11 @@ def _plan(arguments: argparse.Namespace, options: Options) -> Plan:
 def _only_one(word: str, given: str | None, option: str, named: bytes | None) -> bytes | None:
     _require(given is None or named is None, f"{word} and -o {option} say the same; give one")
     return named if given is None else os.fsencode(given)
+
+
+def _layer(word: bytes) -> bytes:
+    _require(bool(word), "a name is empty")
+    return _absolute(word) if means_directory(word) else word
 
 
 def _absolute(path: bytes) -> bytes:

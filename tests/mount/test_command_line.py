@@ -258,9 +258,9 @@ def test_options_for_an_upper_mean_nothing_without_one(unionmount: Command) -> N
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["missing", "mount"], "layer {}/missing: there is no such directory"),
-        (["base", "missing", "mount"], "layer {}/missing: there is no such directory"),
-        (["base/file", "mount"], "layer {}/base/file: it is not a directory"),
+        (["missing", "mount"], "layer missing: there is no such directory"),
+        (["base", "./missing", "mount"], "layer {}/./missing: there is no such directory"),
+        (["./base/file", "mount"], "layer {}/./base/file: it is not a directory"),
         (["base", "missing"], "mount point {}/missing: there is no such directory"),
         (["base", "base/file"], "mount point {}/base/file: it is not a directory"),
         (["--upper", "missing", "base", "mount"], "upper {}/missing: there is no such"),

@@ -72,7 +72,8 @@ def claimed_mount_point(point: bytes) -> Iterator[list[str]]:
 class Directory:
     """A directory, what it is in the mount, and (device, inode) of it and of all it lies in.
 
-    Those tell directories apart, so neither links nor bind mounts deceive.
+    Those tell directories apart, so neither links nor bind mounts deceive. A layer may be no
+    directory of the host; then *path* is the word for it, and it overlaps none.
     """
 
     role: str

@@ -32,7 +32,10 @@ _READING: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 @dataclass(frozen=True, slots=True)
 class Union:
-    """One union: layers base first, real paths all; process: its daemon's, None if that is gone."""
+    """One union: real paths, layers base first; process: its daemon's, None if that is gone.
+
+    A layer that is no directory is the word that was given for it.
+    """
 
     point: bytes
     layers: Sequence[bytes]

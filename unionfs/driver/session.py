@@ -26,11 +26,10 @@ from unionfs.driver.operations import UnionOperations
 from unionfs.driver.preflight import Directory
 from unionfs.filesystem import Filesystem
 from unionfs.layers import markers
-from unionfs.layers.base import Layer
 from unionfs.layers.markers import Dialects
 from unionfs.model import BusyError, UnionError, printable
 from unionfs.options import Options
-from unionfs.sources import open_layers, problem
+from unionfs.sources import Named, open_layers, problem
 from unionfs.upper import Upper
 from unionfs.workdir import require_free
 
@@ -49,7 +48,8 @@ _PASSED_ON: Final = frozenset(
 class Plan:
     """What is to be mounted, and how.
 
-    layers: base first. point: a real path. upper: None for a read-only mount. work: None for the
+    layers: base first, each a path or another word that :func:`unionfs.sources.open_layers` knows.
+    point: a real path. upper: None for a read-only mount. work: None for the
     default beside the upper. log: a file for the log. verbosity: 0 for warnings, 1 to tell what
     happens, 2 for all. All paths are absolute.
     """
@@ -125,7 +125,9 @@ def _union(plan: Plan) -> records.Union:
     upper = None if plan.upper is None else os.path.realpath(plan.upper)
     return records.Union(
         point=plan.point,
-        layers=tuple(os.path.realpath(layer) for layer in plan.layers),
+        layers=tuple(
+            os.path.realpath(word) if os.path.isabs(word) else word for word in plan.layers
+        ),
         upper=upper,
         work=None if upper is None else os.path.realpath(plan.work or upper + _WORK_SUFFIX),
         process=os.getpid(),
@@ -138,27 +140,25 @@ def _open(plan: Plan, made: contextlib.ExitStack) -> Filesystem:
     Raises UnionError.
     """
     with contextlib.ExitStack() as opened:
-        layers = open_layers(plan.layers, plan.dialects, _namespace(plan), plan.point)
-        for layer in layers:
+        named = open_layers(plan.layers, plan.dialects, _namespace(plan), plan.point)
+        for _, layer in named:
             opened.callback(layer.close)
         upper = None
         if plan.upper is not None:
-            upper = _open_upper(plan, plan.upper, layers, made)
+            upper = _open_upper(plan, plan.upper, named, made)
             opened.callback(upper.close)
             opened.push(made)
+        layers = [layer for _, layer in named]
         filesystem = Filesystem(layers, upper, dialects=plan.dialects)
         opened.pop_all()
         return filesystem
 
 
 def _open_upper(
-    plan: Plan, upper: bytes, layers: Sequence[Layer], made: contextlib.ExitStack
+    plan: Plan, upper: bytes, layers: Sequence[Named], made: contextlib.ExitStack
 ) -> Upper:
     target = Directory.at("mount point", plan.point)
-    others = [
-        Directory("layer", path, layer.lineage)
-        for path, layer in zip(plan.layers, layers, strict=True)
-    ]
+    others = [Directory("layer", word, layer.lineage) for word, layer in layers]
     own = Directory.at("upper", upper)
     preflight.require_own(own, others, target)
     work = plan.work or os.path.realpath(upper) + _WORK_SUFFIX
