@@ -32,6 +32,10 @@ _log: Final = logging.getLogger(__name__)
 
 _ACCESS_ACL: Final = b"system.posix_acl_access"
 _ACLS: Final = (_ACCESS_ACL, b"system.posix_acl_default")
+# What the union tells of an entry: answered by name, never listed, so that nobody copies it.
+_TOLD: Final = b"user.unionmount."
+_VALUE_MAX: Final = 1 << 16  # XATTR_SIZE_MAX of linux/limits.h
+_UPPER: Final = {"label": "upper"}
 # The kernel has done what these ask for, or they would make our own reads and writes fail.
 _NOT_PASSED_ON: Final = os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_DIRECT | os.O_NOCTTY
 
@@ -353,17 +357,25 @@ class Filesystem:
         return layer.readlink(entry)
 
     def listxattr(self, number: int, *, privileged: bool) -> list[bytes]:
-        """Names of extended attributes; marks are not among them.
+        """Names of extended attributes; marks, and what the union tells, are not among them.
 
         Only the privileged are told of ``trusted.`` attributes (xattr(7)).
         """
         _, layer, entry = self._node(number).top
         names = layer.listxattr(entry)
-        return [name for name in names if privileged or not name.startswith(b"trusted.")]
+        hidden = _TOLD if privileged else (_TOLD, b"trusted.")
+        return [name for name in names if not name.startswith(hidden)]
 
     def getxattr(self, number: int, name: bytes) -> bytes:
-        """The value of an extended attribute. Raises OSError: ENODATA."""
-        _, layer, entry = self._node(number).top
+        """The value of an extended attribute. Raises OSError: ENODATA.
+
+        ``user.unionmount.layer`` tells which layer an entry is from: its digest, or its label if it
+        has none, or ``upper``; ``user.unionmount.created_by`` what that layer was made by.
+        """
+        node = self._node(number)
+        if name.startswith(_TOLD):
+            return _told(node, name)
+        _, layer, entry = node.top
         try:
             return layer.getxattr(entry, name)
         except OSError as error:
@@ -375,7 +387,7 @@ class Filesystem:
     async def setxattr(
         self, number: int, name: bytes, value: bytes, in_group: Callable[[int], bool]
     ) -> None:
-        """Set an extended attribute. Raises OSError: EPERM for a mark.
+        """Set an extended attribute. Raises OSError: EPERM for a mark, or what the union tells.
 
         in_group: whether the caller belongs to a group; who does not, loses set-group-ID along
         with a change of the access ACL, as with one of the mode (acl(5), posix_acl_update_mode).
@@ -408,6 +420,8 @@ class Filesystem:
     def _changeable(self, number: int, name: bytes) -> Node:
         if markers.is_mark(name):
             raise PermissionError(errno.EPERM, "a mark of the union can't be set through it")
+        if name.startswith(_TOLD):
+            raise PermissionError(errno.EPERM, "what the union tells of its layers can't be set")
         if name.startswith(b"system.") and name not in _ACLS:
             # The kernel checks no permission for these, so that anybody could have files copied.
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
@@ -572,6 +586,20 @@ def _check_name(name: bytes) -> None:
     # The kernel passes names on that are longer than any layer can have.
     if len(name) > NAME_MAX:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+
+
+def _told(node: Node, name: bytes) -> bytes:
+    known = _UPPER if node.upper is not None else node.top.layer.describe()
+    match name:
+        case b"user.unionmount.layer":
+            value = known.get("digest", known["label"])
+        case b"user.unionmount.created_by":
+            value = known.get("created_by", "")
+        case _:
+            value = ""
+    if not value:
+        raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+    return os.fsencode(value)[:_VALUE_MAX]
 
 
 def _drop_privileges(descriptor: int) -> None:

@@ -1,0 +1,149 @@
+"""Words that name images, in the place of directories; and what their files tell of it."""
+
+import errno
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import Command
+from tests.unit.errors import raises
+
+_REPOSITORY = Path(__file__).parents[2]
+_STORE = """
+from pathlib import Path
+from tests.unit.memory import Implied, MemoryLayer
+from tests.support.layers import Directory, File
+from unionfs.model import UnionError
+
+def lookup(word):
+    if word == "broken:1":
+        raise UnionError("image broken:1: a layer of it is gone; import it again")
+    if word != "two:1":
+        return None
+    base = {"file": "image\\n", "d": Directory({"a": "base"}, mode=0o700, uid=1000)}
+    top = Implied({"d": Implied({"b": "top"}), "tool": File("#!/bin/sh", mode=0o755)})
+    return [
+        MemoryLayer(base, identity="1", device=1 << 40, described={"digest": "sha256:11"}),
+        MemoryLayer(
+            top,
+            identity="2",
+            device=2 << 40,
+            described={"digest": "sha256:22", "created_by": "COPY b /d/"},
+        ),
+    ]
+"""
+
+
+@pytest.fixture
+def store(directory: Path) -> Mapping[str, str]:
+    """An environment in which a program is installed that knows the image `two:1`."""
+    installed = directory / "installed"
+    information = installed / "store-1.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: store\nVersion: 1\n")
+    (information / "entry_points.txt").write_text("[unionfs.sources]\nstore = a_store:lookup\n")
+    (installed / "a_store.py").write_text(_STORE)
+    return {**os.environ, "PYTHONPATH": f"{installed}:{_REPOSITORY}"}
+
+
+def test_an_image_is_mounted_by_its_name(unionmount: Command, store: Mapping[str, str]) -> None:
+    unionmount.mounts("two:1", "mount", env=store)
+    mount = unionmount.directory / "mount"
+    assert sorted(os.listdir(mount)) == ["d", "file", "tool"]
+    assert sorted(os.listdir(mount / "d")) == ["a", "b"]
+    status = (mount / "d").stat()
+    assert (oct(status.st_mode), status.st_uid) == ("0o40700", 1000)
+    assert (mount / "d" / "b").read_text() == "top"
+    (union,) = unionmount.unions()
+    assert union.layers == [b"two:1"]
+    assert "  layer    two:1\n" in unionmount("--list").stdout
+
+
+def test_images_and_directories_mix(unionmount: Command, store: Mapping[str, str]) -> None:
+    unionmount.mounts("--upper", "upper", "base", "two:1", "mount", env=store)
+    mount = unionmount.directory / "mount"
+    assert (mount / "file").read_text() == "image\n"
+    (mount / "d" / "b").write_text("changed")
+    copied = (unionmount.directory / "upper" / "d").stat()
+    assert (oct(copied.st_mode), copied.st_uid) == ("0o40700", 1000)
+    (union,) = unionmount.unions()
+    assert union.layers == [bytes(unionmount.directory / "base"), b"two:1"]
+
+
+def test_an_image_may_be_a_lowerdir(unionmount: Command, store: Mapping[str, str]) -> None:
+    unionmount.mounts("-o", r"lowerdir=base:two\:1", "mount", env=store)
+    mount = unionmount.directory / "mount"
+    assert (mount / "file").read_text() == "content"
+    assert sorted(os.listdir(mount / "d")) == ["a", "b"]
+
+
+def test_a_directory_of_that_name_comes_first(
+    unionmount: Command, store: Mapping[str, str]
+) -> None:
+    (unionmount.directory / "two:1").mkdir()
+    unionmount.mounts("two:1", "mount", env=store)
+    assert os.listdir(unionmount.directory / "mount") == []
+
+
+@pytest.mark.parametrize("foreground", [[], ["-f"]])
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (
+            ["two:2", "mount"],
+            "layer two:2: there is no such directory, and no image of that name in the store",
+        ),
+        (["./two:1", "mount"], "/./two:1: there is no such directory"),
+        (["broken:1", "mount"], "image broken:1: a layer of it is gone; import it again"),
+        (
+            ["--upper", "base", "two:1", "base", "mount"],
+            "is the same directory as layer",
+        ),
+    ],
+)
+def test_what_can_not_be_mounted_is_a_line(
+    unionmount: Command,
+    store: Mapping[str, str],
+    foreground: list[str],
+    words: list[str],
+    reason: str,
+) -> None:
+    assert reason in unionmount.refuses(*foreground, *words, env=store)
+
+
+def _getfattr(path: Path, *words: str) -> str:
+    return subprocess.check_output(["getfattr", "--absolute-names", *words, path], text=True)
+
+
+def test_each_entry_tells_its_layer(unionmount: Command, store: Mapping[str, str]) -> None:
+    (unionmount.directory / "base" / "plain").touch()
+    unionmount.mounts("--upper", "upper", "base", "two:1", "mount", env=store)
+    mount = unionmount.directory / "mount"
+
+    def told(name: str) -> str:
+        return _getfattr(mount / name, "--only-values", "-n", "user.unionmount.layer")
+
+    assert {name: told(name) for name in ("plain", "file", "tool", "d", "d/a", "d/b", "")} == {
+        "plain": str(unionmount.directory / "base"),
+        "file": "sha256:11",
+        "tool": "sha256:22",
+        "d": "sha256:11",
+        "d/a": "sha256:11",
+        "d/b": "sha256:22",
+        "": "upper",
+    }
+    made_by = "user.unionmount.created_by"
+    assert _getfattr(mount / "tool", "--only-values", "-n", made_by) == "COPY b /d/"
+    with raises(errno.ENODATA):
+        os.getxattr(mount / "file", made_by)
+    assert _getfattr(mount / "tool", "-d", "-m", "-") == ""
+    with raises(errno.EPERM):
+        os.setxattr(mount / "tool", "user.unionmount.layer", b"mine")
+    with raises(errno.EPERM):
+        os.removexattr(mount / "tool", "user.unionmount.layer")
+    assert not list((unionmount.directory / "upper").iterdir())
+    (mount / "d" / "b").write_text("changed")
+    assert (told("d"), told("d/a"), told("d/b")) == ("upper", "sha256:11", "upper")
