@@ -1,0 +1,172 @@
+"""The entries of an archive of images: where each lies, without reading any.
+
+Nothing is extracted; names are only looked up in a dictionary. Layers, of which everything counts,
+are read by :mod:`layerstore.tarstream`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from layerstore import tarformat
+from layerstore.digest import Reader
+from layerstore.errors import InvalidContent, LimitExceeded, shown
+from layerstore.limits import Limits
+from layerstore.tarformat import BLOCK
+
+_CHUNK: Final = 1 << 16
+_WITHOUT_CONTENT: Final = frozenset(
+    {
+        tarformat.HARD_LINK,
+        tarformat.SYMLINK,
+        tarformat.CHARACTER,
+        tarformat.BLOCK_DEVICE,
+        tarformat.DIRECTORY,
+        tarformat.FIFO,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One entry: its content is *size* bytes from *offset* on.
+
+    name, link: as they stand there. sparse: the content is not the file's as it is.
+    """
+
+    name: bytes
+    kind: bytes
+    link: bytes
+    offset: int
+    size: int
+    sparse: bool
+
+
+class Tape(Protocol):
+    """An archive that is gone through once."""
+
+    @property
+    def at(self) -> int:
+        """The bytes before what comes next."""
+        ...
+
+    def take(self, size: int) -> bytes:
+        """The next *size* bytes; fewer only at the end."""
+        ...
+
+    def skip(self, size: int) -> None:
+        """Leave out *size* bytes. Raises InvalidContent if there are not so many."""
+        ...
+
+
+class FileTape:
+    """A file, by its descriptor, which is left open: what is skipped is not read."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: Final = descriptor
+        self._size: Final = os.fstat(descriptor).st_size
+        self.at = 0
+
+    def take(self, size: int) -> bytes:
+        """The next *size* bytes; fewer only at the end."""
+        piece = os.pread(self._descriptor, size, self.at)
+        self.at += len(piece)
+        return piece
+
+    def skip(self, size: int) -> None:
+        """Leave out *size* bytes. Raises InvalidContent if there are not so many."""
+        if size > self._size - self.at:
+            raise InvalidContent("the archive ends in the middle of it: it is truncated")
+        self.at += size
+
+
+class StreamTape:
+    """A stream."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader: Final = reader
+        self.at = 0
+
+    def take(self, size: int) -> bytes:
+        """The next *size* bytes; fewer only at the end."""
+        pieces = []
+        while size and (piece := self._reader.read(size)):
+            pieces.append(piece)
+            size -= len(piece)
+            self.at += len(piece)
+        return b"".join(pieces)
+
+    def skip(self, size: int) -> None:
+        """Leave out *size* bytes. Raises InvalidContent if there are not so many."""
+        while size:
+            piece = self.take(min(size, _CHUNK))
+            if not piece:
+                raise InvalidContent("the archive ends in the middle of it: it is truncated")
+            size -= len(piece)
+
+
+@dataclass(slots=True)
+class _Extended:
+    """What headers before an entry's own say of it."""
+
+    records: dict[bytes, bytes] = field(default_factory=dict)
+    size: int = 0
+
+
+def members(tape: Tape, limits: Limits) -> Iterator[Member]:
+    """The entries on *tape*, in its order; each is told before its content is skipped.
+
+    Raises InvalidContent (LimitExceeded), with the name of the entry that is wrong.
+    """
+    extended = _Extended()
+    while (block := tape.take(BLOCK)).strip(b"\0"):
+        header = tarformat.header(block.ljust(BLOCK, b"\0"))
+        try:
+            if header.kind in (tarformat.PAX, tarformat.PAX_GLOBAL):
+                records = tarformat.pax_records(_metadata(tape, header.size, extended, limits))
+                if header.kind == tarformat.PAX:
+                    extended.records.update(records)
+            elif header.kind in (tarformat.GNU_LONG_NAME, tarformat.GNU_LONG_LINK):
+                key = b"path" if header.kind == tarformat.GNU_LONG_NAME else b"linkpath"
+                text = _metadata(tape, header.size, extended, limits)
+                extended.records[key] = text.partition(b"\0")[0]
+            else:
+                member = _member(header, extended.records, tape.at)
+                extended = _Extended()
+                yield member
+                tape.skip(member.size)
+                # The padding of the last one may be missing (umoci 0.4.7 writes such tars).
+                tape.take(-member.size % BLOCK)
+        except InvalidContent as error:
+            raise type(error)(f"{shown(header.name)}: {error}") from error
+
+
+def _member(header: tarformat.Header, records: dict[bytes, bytes], offset: int) -> Member:
+    size = tarformat.pax_number(records[b"size"]) if records.get(b"size") else header.size
+    if size < 0:
+        raise InvalidContent(f"its size is {size}")
+    return Member(
+        records.get(b"path") or header.name,
+        header.kind,
+        records.get(b"linkpath") or header.link,
+        offset,
+        0 if header.kind in _WITHOUT_CONTENT else size,
+        header.kind == tarformat.GNU_SPARSE
+        or any(key.startswith(b"GNU.sparse.") for key in records),
+    )
+
+
+def _metadata(tape: Tape, size: int, extended: _Extended, limits: Limits) -> bytes:
+    extended.size += size
+    if size < 0 or extended.size > limits.header:
+        raise LimitExceeded(
+            f"extended headers of more than {limits.header} bytes; allow more with --limit header=N"
+        )
+    data = tape.take(size)
+    tape.take(-size % BLOCK)
+    if len(data) < size:
+        raise InvalidContent("the archive ends in the middle of it: it is truncated")
+    return data
