@@ -20,6 +20,7 @@ from typing import BinaryIO, Final
 
 from layerstore import durable, leases, tarstream
 from layerstore.compression import Compression, open_decompressed
+from layerstore.digest import Digest
 from layerstore.errors import InvalidContent
 from layerstore.index import IndexWriter
 from layerstore.limits import Limits
@@ -59,13 +60,14 @@ class Claim:
 class Ingested:
     """A layer that is in the store. lease: a descriptor that keeps it there; the caller closes it.
 
-    digest, size, compression: of the blob as it came.
+    digest, size, compression: of the blob as it came. new: it was not there before.
     """
 
-    diff_id: str
-    digest: str
+    diff_id: Digest
+    digest: Digest
     size: int
     compression: Compression
+    new: bool
     lease: int
 
 
@@ -103,7 +105,7 @@ def ingest(
             tarstream.read(reader, build, limits)
         blob.check(claim)
         compressed = content.compression is not Compression.NONE
-        diff_id = f"sha256:{hasher.hexdigest()}" if compressed else blob.digest
+        diff_id = Digest(f"sha256:{hasher.hexdigest()}") if compressed else blob.digest
         if claim.diff_id not in (None, diff_id):
             raise InvalidContent(f"its diff ID is {diff_id}, and not {claim.diff_id} as claimed")
         with _full_disk(), leases.locked(paths.lock, alone=False):
@@ -112,13 +114,14 @@ def ingest(
                 keep.close()
                 os.rename(keep.name, paths.blob(blob.digest))
             durable.sync_filesystem(paths.root)
-            _publish(f"{directory}/{_LAYER}", paths.layer(diff_id), replace=replace)
+            new = _publish(f"{directory}/{_LAYER}", paths.layer(diff_id), replace=replace)
             durable.sync_directory(paths.layers)
             lease = leases.hold(paths.layer(diff_id))
-        return Ingested(diff_id, blob.digest, blob.size, content.compression, lease)
+        return Ingested(diff_id, blob.digest, blob.size, content.compression, new, lease)
 
 
-def _publish(built: str, target: str, *, replace: bool) -> None:
+def _publish(built: str, target: str, *, replace: bool) -> bool:
+    """Put a layer in its place; whether there was none."""
     try:
         os.rename(built, target)
     except OSError as error:
@@ -127,6 +130,8 @@ def _publish(built: str, target: str, *, replace: bool) -> None:
         if replace:
             here, there = os.fsencode(built), os.fsencode(target)
             syscalls.renameat2(_HERE, here, _HERE, there, syscalls.RENAME_EXCHANGE)
+        return False
+    return True
 
 
 _HERE: Final = -100  # AT_FDCWD: paths are absolute
@@ -154,8 +159,8 @@ class _Blob:
         self.size = 0
 
     @property
-    def digest(self) -> str:
-        return f"sha256:{self._hasher.hexdigest()}"
+    def digest(self) -> Digest:
+        return Digest(f"sha256:{self._hasher.hexdigest()}")
 
     def read(self, size: int) -> bytes:
         chunk = self._source.read(size)

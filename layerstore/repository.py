@@ -21,6 +21,7 @@ from layerstore.layer import StoredLayer
 from layerstore.limits import Limits
 from layerstore.objects import Objects
 from layerstore.oci.documents import History, ImageConfig, parse_config
+from layerstore.oci.names import normalised
 from layerstore.tarstream import Reader
 
 _TURN_DIGITS: Final = 15
@@ -180,12 +181,11 @@ class Repository:
         return self._find(word) is not None
 
     def _find(self, word: str) -> str | None:
-        name = names.parse(word)
-        if name is not None and (found := self.catalog.image_of_tag(name)):
-            return found
         if whole := names.digest(word):
             return self.catalog.image_of_manifest(whole) or self._only(word, {whole} & self._ids())
-        if name is not None:
+        if name := normalised(word):
+            if found := self.catalog.image_of_tag(name):
+                return found
             ends = {image for known, image in self.catalog.tags() if known.endswith(f"/{name}")}
             if ends:
                 return self._only(word, ends)
@@ -200,6 +200,20 @@ class Repository:
         if len(found) > 1:
             raise StoreError(f"{word} may be any of {len(found)} images; write more of it")
         return found.pop() if found else None
+
+    def untag(self, words: Iterable[str]) -> None:
+        """Take names away. Raises StoreError if one is not there; then all stay."""
+        with self.catalog.changing():
+            for word in words:
+                if not self.catalog.remove_tag(names.require(word)):
+                    raise StoreError(f"no image in the store {self.paths.root} is called {word}")
+
+    def remove(self, word: str) -> Image:
+        """Remove an image with all its names; answers what it was. Raises as ``find``."""
+        image = self.find(word)
+        with self.catalog.changing():
+            self.catalog.remove_image(image.id)
+        return image
 
     def open_layers(self, image: Image) -> list[StoredLayer]:
         """An image's layers, base first; the caller closes them. Raises StoreError, Damaged."""

@@ -1,9 +1,263 @@
-"""Commands, to come."""
+"""Commands that bring images in and out, list them and name them."""
 
 from __future__ import annotations
 
-from typing import Final
+import contextlib
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
 
 import click
 
-COMMANDS: Final[tuple[click.Command, ...]] = ()
+from layerstore import names
+from layerstore.cli import output, progress
+from layerstore.cli.output import json_option
+from layerstore.cli.settings import Settings, pass_settings
+from layerstore.importing import Imported, Options, import_path, import_stream
+from layerstore.repository import Image, Repository
+from unionfs.model import printable
+
+_SHORT: Final = 19
+_STANDARD_INPUT: Final = "-"
+
+
+def short(digest: str) -> str:
+    """A digest as people recognise it: twelve digits."""
+    return digest[:_SHORT]
+
+
+def warn(line: str) -> None:
+    """Tell what is no error on standard error."""
+    click.echo(f"layerstore: {printable(line)}", err=True)
+
+
+def warn_left_out(paths: Iterable[bytes]) -> None:
+    """Tell that sockets were left out."""
+    for path in paths:
+        warn(f"left out, as a layer can't have sockets: /{path.decode('utf-8', 'surrogateescape')}")
+
+
+@click.command("import")
+@click.argument("source", metavar="SOURCE")
+@click.option("--tag", "-t", "tags", metavar="NAME", multiple=True, help="What to call the image.")
+@click.option("--platform", metavar="OS/ARCH", help="Which of several (default: this machine's).")
+@click.option("--reference", metavar="NAME", help="Which image, if there are several in SOURCE.")
+@click.option(
+    "--keep-blobs",
+    is_flag=True,
+    help="Keep the compressed layers, too: exports then have the digests that came in.",
+)
+@json_option
+@pass_settings
+def import_(
+    settings: Settings,
+    source: str,
+    tags: tuple[str, ...],
+    platform: str | None,
+    reference: str | None,
+    keep_blobs: bool,
+    json_: bool,
+) -> None:
+    """Bring an image into the store.
+
+    SOURCE is an archive of docker save or podman save, an OCI layout or archive, the tar of a layer
+    or of a whole root (all of them compressed or not), a directory, or - for standard input. What
+    it is, is told from its content. Without --tag the image is called what it is called there.
+
+    \b
+    Examples:
+      layerstore import alpine.tar --tag alpine:3.20
+      docker save app | layerstore import -
+    """
+    options = Options([names.require(tag) for tag in tags], platform, reference, keep_blobs)
+    with settings.open() as repository, progress.shown() as watcher:
+        if source == _STANDARD_INPUT:
+            stream = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115
+            found = import_stream(repository, stream, options, watcher)
+        else:
+            found = import_path(repository, Path(source), options, watcher)
+    for imported in found:
+        warn_left_out(imported.left_out)
+    if json_:
+        output.as_json([_imported(item) for item in found])
+        return
+    for item in found:
+        image = item.image
+        called = ", ".join(image.names) or "no name; give it one with layerstore tag"
+        layers = f"{len(image.layers)} layer{'s' * (len(image.layers) != 1)}, {item.new} new"
+        click.echo(f"{short(image.id)}  {called}  ({layers})")
+
+
+def _imported(item: Imported) -> dict[str, Any]:
+    return {"id": item.image.id, "names": list(item.image.names), "new_layers": item.new}
+
+
+@click.command()
+@json_option
+@pass_settings
+def images(settings: Settings, json_: bool) -> None:
+    """List the images. SIZE: of all layers' tars.
+
+    \b
+    Example:
+      layerstore images
+    """
+    with settings.open() as repository:
+        sizes = _layer_sizes(repository)
+        found = [_image(image, sizes) for image in repository.images()]
+    if json_:
+        output.as_json(found)
+        return
+    rows = [
+        (name, short(image["id"]), str(len(image["layers"])), _size(image["size"]), image["added"])
+        for image in found
+        for name in image["names"] or ["<none>"]
+    ]
+    output.table(("NAME", "IMAGE", "LAYERS", "SIZE", "ADDED"), rows, right=(2, 3))
+
+
+def _size(size: int | None) -> str:
+    return "?" if size is None else output.size(size)
+
+
+def _image(image: Image, sizes: dict[str, int]) -> dict[str, Any]:
+    known = [sizes.get(diff_id) for diff_id in image.layers]
+    return {
+        "id": image.id,
+        "names": list(image.names),
+        "platform": "/".join(filter(None, (image.config.os, image.config.architecture))),
+        "created": image.config.created,
+        "added": datetime.fromtimestamp(image.added, UTC).isoformat(timespec="seconds"),
+        "layers": list(image.layers),
+        "size": None if None in known else sum(size or 0 for size in known),
+    }
+
+
+def _layer_sizes(repository: Repository) -> dict[str, int]:
+    sizes = {}
+    for diff_id in repository.layers():
+        with contextlib.closing(repository.open_layer(diff_id)) as layer:
+            sizes[diff_id], _ = layer.index.totals()
+    return sizes
+
+
+@click.command()
+@json_option
+@pass_settings
+def layers(settings: Settings, json_: bool) -> None:
+    """List the layers, and the images that have them.
+
+    \b
+    Example:
+      layerstore layers
+    """
+    with settings.open() as repository:
+        users: dict[str, list[str]] = {}
+        for image in repository.images():
+            for diff_id in dict.fromkeys(image.layers):
+                users.setdefault(diff_id, []).append(image.title)
+        found: list[dict[str, Any]] = []
+        for diff_id in repository.layers():
+            with contextlib.closing(repository.open_layer(diff_id)) as layer:
+                size, entries = layer.index.totals()
+            about = {"diff_id": diff_id, "size": size, "entries": entries}
+            found.append({**about, "images": users.get(diff_id, [])})
+    if json_:
+        output.as_json(found)
+        return
+    rows = [
+        (
+            short(layer["diff_id"]),
+            output.size(layer["size"]),
+            str(layer["entries"]),
+            ", ".join(layer["images"]) or "<none>",
+        )
+        for layer in found
+    ]
+    output.table(("LAYER", "SIZE", "ENTRIES", "IMAGES"), rows, right=(1, 2))
+
+
+@click.command()
+@click.argument("image", metavar="IMAGE")
+@json_option
+@pass_settings
+def history(settings: Settings, image: str, json_: bool) -> None:
+    """Tell the steps that made an image, the first one first, with the layer of each.
+
+    \b
+    Example:
+      layerstore history alpine:3.20
+    """
+    with settings.open() as repository:
+        found = repository.find(image)
+    rest = iter(found.layers)
+    steps: list[dict[str, Any]] = []
+    for step in found.config.history:
+        diff_id = None if step.empty_layer else next(rest, None)
+        about = {"created": step.created, "created_by": step.created_by, "comment": step.comment}
+        steps.append({"layer": diff_id, **about})
+    steps += [
+        {"layer": diff_id, "created": "", "created_by": "", "comment": ""} for diff_id in rest
+    ]
+    if json_:
+        output.as_json(steps)
+        return
+    rows = [
+        (short(step["layer"] or "-"), step["created"] or "-", step["created_by"] or step["comment"])
+        for step in steps
+    ]
+    output.table(("LAYER", "CREATED", "STEP"), rows)
+
+
+@click.command()
+@click.argument("image", metavar="IMAGE")
+@click.argument("name", metavar="NAME", nargs=-1, required=True)
+@pass_settings
+def tag(settings: Settings, image: str, name: tuple[str, ...]) -> None:
+    """Give an image one more name. A name that another image has moves to this one.
+
+    \b
+    Example:
+      layerstore tag alpine:3.20 base:stable
+    """
+    wanted = [names.require(word) for word in name]
+    with settings.open() as repository:
+        found = repository.find(image)
+        with repository.catalog.changing():
+            for word in wanted:
+                repository.catalog.set_tag(word, found.id)
+
+
+@click.command()
+@click.argument("name", metavar="NAME", nargs=-1, required=True)
+@pass_settings
+def untag(settings: Settings, name: tuple[str, ...]) -> None:
+    """Take names away. The images stay, by their IDs.
+
+    \b
+    Example:
+      layerstore untag base:stable
+    """
+    with settings.open() as repository:
+        repository.untag(name)
+
+
+@click.command()
+@click.argument("image", metavar="IMAGE", nargs=-1, required=True)
+@pass_settings
+def rm(settings: Settings, image: tuple[str, ...]) -> None:
+    """Remove images with all their names. What nothing else needs goes with layerstore gc.
+
+    \b
+    Example:
+      layerstore rm alpine:3.19
+    """
+    with settings.open() as repository:
+        for word in image:
+            found = repository.remove(word)
+            click.echo(f"{short(found.id)}  {', '.join(found.names) or '<none>'}")
+
+
+COMMANDS: Final[tuple[click.Command, ...]] = (import_, images, layers, history, tag, untag, rm)
