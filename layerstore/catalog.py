@@ -145,7 +145,7 @@ class Catalog:
 
     def images(self) -> list[ImageRow]:
         """All images, the newest last."""
-        return [ImageRow(*row) for row in self._run("SELECT * FROM image ORDER BY added, image")]
+        return [ImageRow(*row) for row in self._run("SELECT * FROM image ORDER BY rowid")]
 
     def image(self, image: str) -> ImageRow | None:
         """The image of a digest."""

@@ -90,6 +90,17 @@ class Repository:
         """The diff IDs of all layers, sorted, whether an image uses them or not."""
         return sorted(f"sha256:{name}" for name in os.listdir(self.paths.layers))
 
+    def find_layer(self, word: str) -> str | None:
+        """The diff ID of the layer whose digest is *word*, or begins so; None if there is none.
+
+        Raises StoreError if there are several.
+        """
+        digits = names.digits(word)
+        if digits is None:
+            return None
+        beginning = f"sha256:{digits}"
+        return self._only(word, {known for known in self.layers() if known.startswith(beginning)})
+
     def open_layer(self, diff_id: str, created_by: str | None = None) -> StoredLayer:
         """Open a layer; the caller closes it. Raises StoreError if it is not there, Damaged."""
         try:
@@ -198,7 +209,7 @@ class Repository:
 
     def _only(self, word: str, found: set[str]) -> str | None:
         if len(found) > 1:
-            raise StoreError(f"{word} may be any of {len(found)} images; write more of it")
+            raise StoreError(f"{word} may be any of {len(found)}; write more of it")
         return found.pop() if found else None
 
     def untag(self, words: Iterable[str]) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import click
 
@@ -15,12 +15,16 @@ from layerstore import names
 from layerstore.cli import output, progress
 from layerstore.cli.output import json_option
 from layerstore.cli.settings import Settings, pass_settings
+from layerstore.compression import Compression
+from layerstore.errors import StoreError
+from layerstore.exporting import Format, export_images, export_layer, named
 from layerstore.importing import Imported, Options, import_path, import_stream
 from layerstore.repository import Image, Repository
 from unionfs.model import printable
 
 _SHORT: Final = 19
-_STANDARD_INPUT: Final = "-"
+_WRITTEN: Final = (Compression.NONE, Compression.GZIP, Compression.ZSTD)
+_STANDARD_STREAM: Final = "-"
 
 
 def short(digest: str) -> str:
@@ -73,7 +77,7 @@ def import_(
     """
     options = Options([names.require(tag) for tag in tags], platform, reference, keep_blobs)
     with settings.open() as repository, progress.shown() as watcher:
-        if source == _STANDARD_INPUT:
+        if source == _STANDARD_STREAM:
             stream = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115
             found = import_stream(repository, stream, options, watcher)
         else:
@@ -92,6 +96,78 @@ def import_(
 
 def _imported(item: Imported) -> dict[str, Any]:
     return {"id": item.image.id, "names": list(item.image.names), "new_layers": item.new}
+
+
+@click.command()
+@click.argument("words", metavar="IMAGE...", nargs=-1, required=True)
+@click.argument("target", metavar="TARGET")
+@click.option(
+    "--format",
+    "-f",
+    "format_",
+    type=click.Choice([kind.value for kind in Format]),
+    default=Format.OCI_ARCHIVE.value,
+    help="oci: a layout; oci-archive (default): that as a tar; docker-archive: for docker load;"
+    " layer: the tar of one layer, given by its digest; dir: a directory that is the root.",
+)
+@click.option(
+    "--compression",
+    type=click.Choice([kind.value for kind in _WRITTEN]),
+    help="Of the layers (default: as they came; a docker-archive's are not compressed).",
+)
+@pass_settings
+def export(
+    settings: Settings, words: tuple[str, ...], target: str, format_: str, compression: str | None
+) -> None:
+    """Write images out of the store; - as TARGET is standard output.
+
+    A layer's tar is always what it was, bit for bit. Compressed layers are what they were if they
+    were imported with --keep-blobs; otherwise they are compressed anew, which is told, and which
+    gives the same bytes every time.
+
+    \b
+    Examples:
+      layerstore export mine:1 mine.tar
+      layerstore export mine:1 - --format docker-archive | docker load
+      layerstore export mine:1 root --format dir
+    """
+    kind = Format(format_)
+    wanted = None if compression is None else Compression(compression)
+    with settings.open() as repository, progress.shown() as watcher:
+        if kind is Format.LAYER:
+            diff_id = _only_layer(repository, words)
+            export_layer(repository, diff_id, _target(target), wanted or Compression.NONE)
+            return
+        found = [(image, named(image, word)) for word in words for image in [repository.find(word)]]
+        if kind is Format.DIR:
+            raise NotImplementedError
+        done = export_images(repository, found, _target(target), kind, wanted, watcher)
+    if done.recompressed and wanted is None:
+        count = len(done.recompressed)
+        warn(
+            f"{count} layer{'s' * (count != 1)} compressed anew: the digests of blobs and manifest"
+            " are others than those that came in (import --keep-blobs keeps them)"
+        )
+
+
+def _target(word: str) -> Path | BinaryIO:
+    if word != _STANDARD_STREAM:
+        return Path(word)
+    if sys.stdout.isatty():
+        raise click.UsageError("an archive is nothing for a terminal: write it to a file or a pipe")
+    return sys.stdout.buffer
+
+
+def _only_layer(repository: Repository, words: tuple[str, ...]) -> str:
+    if len(words) != 1:
+        raise click.UsageError("the format layer is for one layer")
+    if diff_id := repository.find_layer(words[0]):
+        return diff_id
+    image = repository.find(words[0])
+    if len(image.layers) != 1:
+        listed = ", ".join(short(diff_id) for diff_id in image.layers)
+        raise StoreError(f"{image.title} has {len(image.layers)} layers; name one: {listed}")
+    return image.layers[0]
 
 
 @click.command()
@@ -260,4 +336,13 @@ def rm(settings: Settings, image: tuple[str, ...]) -> None:
             click.echo(f"{short(found.id)}  {', '.join(found.names) or '<none>'}")
 
 
-COMMANDS: Final[tuple[click.Command, ...]] = (import_, images, layers, history, tag, untag, rm)
+COMMANDS: Final[tuple[click.Command, ...]] = (
+    import_,
+    export,
+    images,
+    layers,
+    history,
+    tag,
+    untag,
+    rm,
+)

@@ -1,0 +1,273 @@
+"""Images out of the store: as a layout, an archive, one layer's tar, or a directory."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import functools
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from layerstore import durable, layertar
+from layerstore.compression import Compression, compress
+from layerstore.digest import Digest, HashingReader
+from layerstore.errors import Damaged, InvalidContent, StoreError
+from layerstore.oci import documents, writer
+from layerstore.oci.documents import Descriptor, Manifest
+from layerstore.oci.names import normalised
+from layerstore.oci.writer import Blob, OutputImage
+from layerstore.pieces import PieceReader
+from layerstore.progress import Nobody, Progress
+from layerstore.repository import Image, Repository
+
+_CHUNK: Final = 1 << 20
+_SHOWN_DIGITS: Final = 19
+_SUFFIXES: Final = {Compression.NONE: "", Compression.GZIP: "+gzip", Compression.ZSTD: "+zstd"}
+
+
+class Format(enum.Enum):
+    """What an image can be written as."""
+
+    OCI = "oci"
+    """A directory, by the OCI image layout specification."""
+    OCI_ARCHIVE = "oci-archive"
+    """Such a directory as a tar."""
+    DOCKER_ARCHIVE = "docker-archive"
+    """What ``docker load`` reads."""
+    LAYER = "layer"
+    """The tar of one layer, as it came."""
+    DIR = "dir"
+    """A directory with all files, as a root."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written. recompressed: layers whose blobs are not those that came in."""
+
+    recompressed: Sequence[str]
+
+
+def named(image: Image, word: str) -> tuple[str, ...]:
+    """What an image is to be called outside if a user asked for *word*: that, if it is a name."""
+    name = normalised(word)
+    found = [
+        known for known in image.names if name and (known == name or known.endswith(f"/{name}"))
+    ]
+    return tuple(found or image.names)
+
+
+def export_images(
+    repository: Repository,
+    images: Iterable[tuple[Image, tuple[str, ...]]],
+    target: Path | BinaryIO,
+    kind: Format,
+    compression: Compression | None = None,
+    progress: Progress | None = None,
+) -> Exported:
+    """Write images, each with the names it is to have, as *kind*: OCI, OCI_ARCHIVE, DOCKER_ARCHIVE.
+
+    compression: of the layers; None: as they came, and a manifest whose blobs can be written bit
+    for bit is written as it came. Two exports of an image are equal byte for byte.
+
+    The target is there as a whole or not at all, unless it is a stream. Raises StoreError, Damaged
+    if something in the store is not as it came, OSError.
+    """
+    with _Blobs(repository, compression, progress or Nobody()) as blobs:
+        if kind is Format.DOCKER_ARCHIVE:
+            found = [blobs.plain(image, names) for image, names in images]
+        else:
+            found = [blobs.compressed(image, names) for image, names in images]
+        try:
+            _write(found, target, kind)
+        except InvalidContent as error:
+            raise Damaged(f"the store is damaged: {error}; see layerstore check") from error
+        return Exported(blobs.recompressed)
+
+
+def export_layer(
+    repository: Repository,
+    diff_id: str,
+    target: Path | BinaryIO,
+    compression: Compression = Compression.NONE,
+) -> None:
+    """Write one layer's tar. Raises as ``export_images``."""
+    pieces = compress(layertar.tar(repository, diff_id), compression)
+    with _written(target) as out:
+        out.writelines(pieces)
+
+
+def _write(images: Sequence[OutputImage], target: Path | BinaryIO, kind: Format) -> None:
+    if kind is Format.OCI:
+        if not isinstance(target, Path):
+            raise StoreError("a layout is a directory: name one, or use the format oci-archive")
+        writer.write_layout(target, images)
+        return
+    write = (
+        writer.write_docker_archive if kind is Format.DOCKER_ARCHIVE else writer.write_oci_archive
+    )
+    with _written(target) as out:
+        write(out, images)
+
+
+@contextlib.contextmanager
+def _written(target: Path | BinaryIO) -> Iterator[BinaryIO]:
+    """A file that replaces what is at a path once it is complete; a stream as it is."""
+    if not isinstance(target, Path):
+        yield target
+        return
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    durable.sync_directory(str(target.absolute().parent))
+
+
+class _Blobs:
+    """Layers as blobs, in temporaries where they have to be compressed; a context.
+
+    All layers that were asked for stay in the store until its end.
+    """
+
+    def __init__(
+        self, repository: Repository, compression: Compression | None, progress: Progress
+    ) -> None:
+        self._repository = repository
+        self._compression = compression
+        self._progress = progress
+        self._stack = contextlib.ExitStack()
+        self._made: dict[tuple[str, Compression], Blob] = {}
+        self.recompressed: list[str] = []
+
+    def __enter__(self) -> _Blobs:
+        self._directory = self._stack.enter_context(self._repository.workspace())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def plain(self, image: Image, names: tuple[str, ...]) -> OutputImage:
+        """An image with the tars of its layers."""
+        self._hold(image)
+        layers = tuple(self._tar(diff_id) for diff_id in image.layers)
+        return OutputImage(names, self._manifest(image, layers), image.raw, layers)
+
+    def compressed(self, image: Image, names: tuple[str, ...]) -> OutputImage:
+        """An image as it came, or else with its layers compressed anew."""
+        self._hold(image)
+        known = self._known_manifests(image)
+        if self._compression is None:
+            for content, manifest in known:
+                layers = self._as_they_came(image, manifest)
+                if layers is not None:
+                    return OutputImage(names, content, image.raw, layers)
+        kinds = [_kind(layer) for layer in known[0][1].layers] if known else []
+        if self._compression is not None or not kinds:
+            kinds = [self._compression or Compression.GZIP] * len(image.layers)
+        layers = tuple(
+            self._blob(diff_id, kind) for diff_id, kind in zip(image.layers, kinds, strict=True)
+        )
+        if known:
+            self.recompressed += [
+                diff_id
+                for diff_id, kind in zip(image.layers, kinds, strict=True)
+                if kind is not Compression.NONE
+            ]
+        return OutputImage(names, self._manifest(image, layers, kinds), image.raw, layers)
+
+    def _hold(self, image: Image) -> None:
+        for layer in self._repository.open_layers(image):
+            self._stack.callback(layer.close)
+
+    def _known_manifests(self, image: Image) -> list[tuple[bytes, Manifest]]:
+        found = []
+        for digest, content in self._repository.catalog.manifests(image.id):
+            manifest = documents.parse_document(
+                content, f"manifest {digest}", self._repository.limits
+            )
+            if isinstance(manifest, Manifest):
+                found.append((content, manifest))
+        return found
+
+    def _as_they_came(self, image: Image, manifest: Manifest) -> tuple[Blob, ...] | None:
+        """The blobs of a manifest; None if one of them was not kept."""
+        kept = {
+            row.blob: row
+            for diff_id in image.layers
+            for row in self._repository.catalog.blobs_of(diff_id)
+        }
+        blobs = []
+        for diff_id, layer in zip(image.layers, manifest.layers, strict=True):
+            path = Path(self._repository.paths.blob(layer.digest))
+            if layer.digest == diff_id:
+                blobs.append(self._tar(diff_id))
+            elif layer.digest in kept and path.exists():
+                blobs.append(Blob(layer.digest, layer.size, functools.partial(_pieces, path)))
+            else:
+                return None
+        return tuple(blobs)
+
+    def _manifest(
+        self, image: Image, layers: Sequence[Blob], kinds: Sequence[Compression] | None = None
+    ) -> bytes:
+        kinds = kinds or [Compression.NONE] * len(layers)
+        return documents.make_manifest(
+            image.raw,
+            [
+                Descriptor(documents.OCI_LAYER + _SUFFIXES[kind], layer.digest, layer.size)
+                for layer, kind in zip(layers, kinds, strict=True)
+            ],
+        )
+
+    def _tar(self, diff_id: str) -> Blob:
+        with contextlib.closing(self._repository.open_layer(diff_id)) as layer:
+            size, _ = layer.index.totals()
+        return Blob(
+            Digest(diff_id), size, functools.partial(layertar.tar, self._repository, diff_id)
+        )
+
+    def _blob(self, diff_id: str, kind: Compression) -> Blob:
+        if kind is Compression.NONE:
+            return self._tar(diff_id)
+        made = self._made.get((diff_id, kind))
+        if made is None:
+            made = self._made[diff_id, kind] = self._compress(diff_id, kind)
+        return made
+
+    def _compress(self, diff_id: str, kind: Compression) -> Blob:
+        path = Path(self._directory) / f"{len(self._made)}"
+        tar = self._tar(diff_id)
+        tell = self._progress.begin(diff_id[:_SHOWN_DIGITS], tar.size)
+        reader = HashingReader(PieceReader(compress(_told(tar.chunks(), tell), kind)))
+        with path.open("xb") as file:
+            while piece := reader.read(_CHUNK):
+                file.write(piece)
+        return Blob(reader.digest, path.stat().st_size, functools.partial(_pieces, path))
+
+
+def _told(pieces: Iterable[bytes], tell: Callable[[int], None]) -> Iterator[bytes]:
+    for piece in pieces:
+        tell(len(piece))
+        yield piece
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(_CHUNK):
+            yield piece
+
+
+def _kind(layer: Descriptor) -> Compression:
+    """How the layer of a manifest was compressed."""
+    if layer.media_type.endswith("zstd"):
+        return Compression.ZSTD
+    return Compression.GZIP if layer.media_type.endswith("gzip") else Compression.NONE
