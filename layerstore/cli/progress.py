@@ -3,30 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 from collections.abc import Iterator
-from typing import Final
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
 from layerstore import progress
-from layerstore.ingest import Tell
-
-_COLUMNS: Final = (
-    TextColumn("{task.description}"),
-    BarColumn(),
-    DownloadColumn(binary_units=True),
-    TransferSpeedColumn(),
-    TimeRemainingColumn(),
-)
 
 
 @contextlib.contextmanager
@@ -35,14 +16,7 @@ def shown() -> Iterator[progress.Progress]:
     if not sys.stderr.isatty():
         yield progress.Nobody()
         return
-    with Progress(*_COLUMNS, console=Console(stderr=True), transient=True) as bars:
-        yield _Bars(bars)
-
-
-class _Bars:
-    def __init__(self, bars: Progress) -> None:
-        self._bars = bars
-
-    def begin(self, what: str, total: int | None) -> Tell:
-        task = self._bars.add_task(what, total=total)
-        return lambda count: self._bars.advance(task, count)
+    # Only here, for it takes longer than most commands.
+    bars = importlib.import_module("layerstore.cli.bars")
+    with bars.shown() as watcher:
+        yield watcher
