@@ -167,10 +167,10 @@ class Layout:
         if self._blobs.find(leaf.descriptor) is None:
             return None
         try:
-            manifest = self._manifest_of(leaf.descriptor)
+            manifest = self._manifest(leaf.descriptor, self._read(leaf.descriptor))
         except NotAnImage:
             return None
-        return self._config_of(manifest).platform
+        return self._config(manifest, self._read(manifest.config)).platform
 
     def _unsuited(self, leaves: Sequence[_Leaf], wanted: Platform) -> StoreError:
         there: set[str] = set()
@@ -186,11 +186,10 @@ class Layout:
 
     def _image(self, descriptor: Descriptor) -> SourceImage:
         raw = self._read(descriptor)
-        manifest = self._manifest_of(descriptor)
+        manifest = self._manifest(descriptor, raw)
         raw_config = self._read(manifest.config)
-        config = documents.parse_config(raw_config, manifest.config.digest, self._limits)
+        config = self._config(manifest, raw_config)
         documents.check_layers(len(manifest.layers), config, descriptor.digest)
-        layers = zip(config.rootfs.diff_ids, manifest.layers, strict=True)
         return SourceImage(
             names=(),
             references=(),
@@ -201,32 +200,29 @@ class Layout:
                 SourceLayer(
                     diff_id, layer.media_type, layer.digest, layer.size, self._required(layer)
                 )
-                for diff_id, layer in layers
+                for diff_id, layer in zip(config.rootfs.diff_ids, manifest.layers, strict=True)
             ),
         )
 
     def _index_of(self, descriptor: Descriptor) -> Index:
         if descriptor.digest not in self._known:
-            found = self._document(descriptor)
+            found = self._document(descriptor, self._read(descriptor))
             if not isinstance(found, Index):
                 raise InvalidContent(f"{descriptor.digest}: a manifest where an index belongs")
             self._known[descriptor.digest] = found
         return self._known[descriptor.digest]
 
-    def _manifest_of(self, descriptor: Descriptor) -> Manifest:
-        found = self._document(descriptor)
+    def _manifest(self, descriptor: Descriptor, raw: bytes) -> Manifest:
+        found = self._document(descriptor, raw)
         if not isinstance(found, Manifest):
             raise InvalidContent(f"{descriptor.digest}: an index where a manifest belongs")
         return found
 
-    def _config_of(self, manifest: Manifest) -> ImageConfig:
-        raw = self._read(manifest.config)
+    def _config(self, manifest: Manifest, raw: bytes) -> ImageConfig:
         return documents.parse_config(raw, manifest.config.digest, self._limits)
 
-    def _document(self, descriptor: Descriptor) -> Manifest | Index:
-        return documents.parse_document(
-            self._read(descriptor), descriptor.digest, self._limits, descriptor.media_type
-        )
+    def _document(self, descriptor: Descriptor, raw: bytes) -> Manifest | Index:
+        return documents.parse_document(raw, descriptor.digest, self._limits, descriptor.media_type)
 
     def _read(self, descriptor: Descriptor) -> bytes:
         return read_verified(self._required(descriptor), descriptor, self._limits)
