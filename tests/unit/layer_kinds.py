@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from tests.support.layers import WHITEOUT, Directory, Entry, File, as_entry, build, xwhiteout
 from tests.unit.memory import MemoryLayer
+from tests.unit.stored import stored
 from unionfs.layers import markers
 from unionfs.layers.base import Layer
 from unionfs.layers.directory import DirectoryLayer
@@ -114,5 +115,6 @@ KINDS: Final[dict[str, Kind]] = {
     "upper": Kind(_directory({}, writable=True)),
     "attributes": Kind(_directory(_AS_USER, _attributes, namespace=markers.USER)),
     "oci": Kind(_directory({}, _oci_files)),
+    "stored": Kind(stored, redirects=False, sockets=False, implied=True),
     "fuse-overlayfs": Kind(_directory({_OPAQUE: "user.fuseoverlayfs.opaque"})),
 }
