@@ -28,7 +28,7 @@ Text: TypeAlias = str | bytes
 Field: TypeAlias = int | bytes
 """Of a header: mode, uid, gid, size, mtime, checksum, link, magic, uname, gname, major, minor,
 prefix, rest (what is left of the block)."""
-Records: TypeAlias = Mapping[str, Text] | Iterable[tuple[str, Text]]
+Records: TypeAlias = Mapping[str, Text] | Iterable[tuple[Text, Text]]
 Pieces: TypeAlias = Mapping[int, bytes]
 """What a sparse file has, by its offset."""
 

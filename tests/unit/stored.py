@@ -86,6 +86,6 @@ def _fields(item: Entry) -> dict[str, tars.Field]:
 
 def _about(item: Entry, xattrs: dict[str, bytes]) -> bytes:
     seconds, rest = divmod(item.mtime, 10**9)
-    records: list[tuple[str | bytes, str | bytes]] = [("mtime", f"{seconds}.{rest:09}")]
+    records: list[tuple[tars.Text, tars.Text]] = [("mtime", f"{seconds}.{rest:09}")]
     records += [(b"SCHILY.xattr." + os.fsencode(name), value) for name, value in xattrs.items()]
-    return tars.pax([(tars.as_bytes(key), value) for key, value in records])
+    return tars.pax(records)
