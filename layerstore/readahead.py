@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Final, Self
 
@@ -11,11 +13,14 @@ from layerstore.tarstream import Reader
 
 _CHUNK: Final = 1 << 20
 _AHEAD: Final = 8
+_SECONDS_TO_END: Final = 1
+_SECONDS_TO_LOOK: Final = 0.01
 
 
 class ReadAhead:
     """A :class:`Reader` of what *source* gives; a context, which ends the thread.
 
+    If the block ends early while the source gives nothing (a pipe), the thread is left waiting.
     seen: is called with each chunk, in that thread: for hashing. What goes wrong there is raised
     by ``read``.
     """
@@ -35,13 +40,11 @@ class ReadAhead:
 
     def __exit__(self, *_: object) -> None:
         self._stopped = True
-        while self._thread.is_alive():
-            # It may wait for room.
-            try:
-                self._queue.get(timeout=0.01)
-            except queue.Empty:
-                continue
-        self._thread.join()
+        end = time.monotonic() + _SECONDS_TO_END
+        # It may wait for room in the queue; or for a pipe, and then nobody waits for it.
+        while self._thread.is_alive() and time.monotonic() < end:
+            with contextlib.suppress(queue.Empty):
+                self._queue.get(timeout=_SECONDS_TO_LOOK)
 
     def read(self, size: int) -> bytes:
         """Up to *size* bytes; none at the end. Raises what reading the source raised."""
