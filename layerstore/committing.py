@@ -70,7 +70,8 @@ def commit(
     left_out: list[bytes] = []
     with contextlib.ExitStack() as stack:
         lower = _opened(stack, repository, onto)
-        changes, index = _upper(stack, os.fsencode(upper), work, userxattr=userxattr)
+        require_free(os.fsencode(upper))
+        changes, index = open_upper(stack, upper, work, userxattr=userxattr)
         pieces = pack.pack_changes(lower, changes, left_out.append, index=index)
         image = _with_layer(repository, onto, len(onto.layers), pieces, about, progress)
     return Made(image, left_out)
@@ -105,11 +106,13 @@ def _opened(stack: contextlib.ExitStack, repository: Repository, image: Image) -
     return layers
 
 
-def _upper(
-    stack: contextlib.ExitStack, upper: bytes, work: Path | None, *, userxattr: bool
+def open_upper(
+    stack: contextlib.ExitStack, upper: Path, work: Path | None = None, *, userxattr: bool = False
 ) -> tuple[Layer, Layer | None]:
-    """An upper directory as a layer, and the index of its work directory as another."""
-    require_free(upper)
+    """An upper directory as a layer, and the index of its work directory as another, if it has one.
+
+    *stack* closes them. work, userxattr: as for :func:`commit`. Raises OSError.
+    """
     trusted = syscalls.may_use_trusted_attributes() and not userxattr
     namespace = markers.TRUSTED if trusted else markers.USER
 
@@ -118,9 +121,10 @@ def _upper(
         stack.callback(layer.close)
         return layer
 
-    beside = os.path.realpath(upper) + _WORK_SUFFIX if work is None else os.fsencode(work)
+    path = os.fsencode(upper)
+    beside = os.path.realpath(path) + _WORK_SUFFIX if work is None else os.fsencode(work)
     index = os.path.join(beside, b"index")
-    return opened(upper), opened(index) if os.path.isdir(index) else None
+    return opened(path), opened(index) if os.path.isdir(index) else None
 
 
 def _with_layer(
