@@ -24,7 +24,8 @@ _FIELDS: Final = struct.Struct("100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12x")
 _USTAR: Final = b"ustar\0"
 _GNU: Final = b"ustar "
 
-REGULAR: Final = (b"0", b"\0", b"7")
+OLD_REGULAR: Final = b"\0"
+REGULAR: Final = (b"0", OLD_REGULAR, b"7")
 HARD_LINK: Final = b"1"
 SYMLINK: Final = b"2"
 CHARACTER: Final = b"3"
@@ -101,12 +102,16 @@ def header(block: bytes) -> Header:
 
 
 def _check_sum(block: bytes, field: bytes) -> None:
-    told = number(field)
     rest = block[:148] + block[156:]
     found = sum(rest) + 8 * ord(" ")
     # Some old tars summed signed bytes; Go reads them as well.
-    if told != found and told != found - 256 * sum(byte > 127 for byte in rest):
-        raise InvalidContent("a header's checksum is wrong")
+    signed = found - 256 * sum(byte > 127 for byte in rest)
+    try:
+        right = number(field) in (found, signed)
+    except InvalidContent:
+        right = False
+    if not right:
+        raise InvalidContent("a header's checksum is wrong: it is damaged, or no tar")
 
 
 def _text(field: bytes) -> bytes:

@@ -25,6 +25,10 @@ _SIZE_MAX: Final = (1 << 63) - 1
 _XATTR_VALUE_MAX: Final = 1 << 16
 _XATTR_NAME_MAX: Final = 255
 
+_TABLE_OF_CONTENTS: Final = b"stargz.index.json\0"
+_SPARSE: Final = b"GNU.sparse."
+_PIECE: Final = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
+
 _KINDS: Final = {
     tarformat.SYMLINK: stat.S_IFLNK,
     tarformat.CHARACTER: stat.S_IFCHR,
@@ -142,27 +146,39 @@ class _Input:
 
 
 @dataclass(slots=True)
-class _Extended:
-    """What headers before the entry's own say of it."""
+class _Records:
+    """What a PAX header says of an entry. pieces: those of sparse format 0.0."""
 
-    records: dict[bytes, bytes] = field(default_factory=dict)
+    values: dict[bytes, bytes] = field(default_factory=dict)
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
     pieces: list[bytes] = field(default_factory=list)
-    size: int = 0
 
-    def update(self, records: list[tuple[bytes, bytes]]) -> None:
-        for key, value in records:
-            attribute = tarformat.pax_attribute(key, value)
-            if attribute is not None:
-                _check_attribute(*attribute)
-                self.xattrs[attribute[0]] = attribute[1]
-            elif key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
-                # Format 0.0: the same two keys again for each piece.
-                self.pieces.append(value)
-            elif value:
-                self.records[key] = value
-            else:
-                self.records.pop(key, None)
+    def add(self, key: bytes, value: bytes) -> None:
+        attribute = tarformat.pax_attribute(key, value)
+        if attribute is not None:
+            _check_attribute(*attribute)
+            self.xattrs[attribute[0]] = attribute[1]
+        elif key in _PIECE:
+            if key != _PIECE[len(self.pieces) % 2]:
+                raise InvalidContent("a sparse map is out of order")
+            self.pieces.append(value)
+        elif value:
+            self.values[key] = value
+        else:
+            self.values.pop(key, None)
+
+    def are_sparse(self) -> bool:
+        return bool(self.pieces) or any(key.startswith(_SPARSE) for key in self.values)
+
+
+@dataclass(slots=True)
+class _Extended:
+    """What headers before the entry's own say of it. size: their bytes."""
+
+    pax: _Records = field(default_factory=_Records)
+    long_name: bytes = b""
+    long_link: bytes = b""
+    size: int = 0
 
 
 class _Parser:
@@ -193,37 +209,51 @@ class _Parser:
                 raise InvalidContent("the tar ends in the middle of a header: it is truncated")
             self._sink.literal(block)
             return block
-        if self._extended.records or self._extended.xattrs:
+        if self._extended.size:
             raise InvalidContent("the tar ends after an extended header: it is truncated")
         while block:
             # One block of zeros may be followed by a second; and by more, up to a record's size.
-            if block.strip(b"\0"):
-                raise InvalidContent("there is something after the end of the tar")
             self._sink.literal(block)
-            block = self._source.take(_CHUNK)
+            if block.strip(b"\0"):
+                self._table_of_contents(block)
+            block = self._source.take(BLOCK)
         return None
+
+    def _table_of_contents(self, block: bytes) -> None:
+        """Pass what eStargz has after the end of the tar, which is no entry of it."""
+        if len(block) < BLOCK or not block.startswith(_TABLE_OF_CONTENTS):
+            raise InvalidContent("there is something after the end of the tar")
+        left = size = self._size(tarformat.header(block).size)
+        for piece in self._source.pieces(size):
+            self._sink.literal(piece)
+            left -= len(piece)
+        if left:
+            raise InvalidContent("the table of contents after the tar is truncated")
+        self._padding(size)
 
     def _header(self, block: bytes, header: Header) -> None:
         self._name = header.name
         if header.kind == tarformat.PAX:
-            self._extended.update(tarformat.pax_records(self._metadata(header)))
+            # As Go: a second one takes the place of the first.
+            self._extended.pax = self._records(header)
         elif header.kind == tarformat.PAX_GLOBAL:
-            # As Go: comments of git and the like; they describe no entry.
-            tarformat.pax_records(self._metadata(header))
-        elif header.kind in (tarformat.GNU_LONG_NAME, tarformat.GNU_LONG_LINK):
-            key = b"path" if header.kind == tarformat.GNU_LONG_NAME else b"linkpath"
-            self._extended.records[key] = self._metadata(header).partition(b"\0")[0]
+            # As Go: comments of git and the like. They describe no entry, and are one themselves.
+            self._records(header)
+            self._extended = _Extended()
+        elif header.kind == tarformat.GNU_LONG_NAME:
+            self._extended.long_name = self._metadata(header).partition(b"\0")[0]
+        elif header.kind == tarformat.GNU_LONG_LINK:
+            self._extended.long_link = self._metadata(header).partition(b"\0")[0]
         else:
             extended, self._extended = self._extended, _Extended()
-            self._count()
             self._entry(block, header, extended)
+            self._entries += 1
 
-    def _count(self) -> None:
-        if self._entries >= self._limits.entries:
-            raise LimitExceeded(
-                f"more than {self._limits.entries} entries; allow more with --limit entries=N"
-            )
-        self._entries += 1
+    def _records(self, header: Header) -> _Records:
+        records = _Records()
+        for key, value in tarformat.pax_records(self._metadata(header)):
+            records.add(key, value)
+        return records
 
     def _metadata(self, header: Header) -> bytes:
         self._extended.size += header.size
@@ -246,9 +276,20 @@ class _Parser:
             self._sink.literal(padding)
 
     def _entry(self, block: bytes, header: Header, extended: _Extended) -> None:
-        records = extended.records
-        self._name = records.get(b"GNU.sparse.name") or records.get(b"path") or header.name
+        records = extended.pax.values
+        self._name = (
+            records.get(b"GNU.sparse.name")
+            or extended.long_name
+            or records.get(b"path")
+            or header.name
+        )
+        if self._entries >= self._limits.entries:
+            raise LimitExceeded(
+                f"more than {self._limits.entries} entries; allow more with --limit entries=N"
+            )
         kind = self._kind(header)
+        if extended.pax.are_sparse() and header.kind not in tarformat.REGULAR:
+            raise InvalidContent("a sparse map of something that can't have one")
         stored = self._whole(records, b"size", header.size, _SIZE_MAX)
         # Go: these have no content, whatever their size says.
         stored = stored if kind == stat.S_IFREG else 0
@@ -258,23 +299,24 @@ class _Parser:
             header.mode,
             self._whole(records, b"uid", header.uid, _ID_MAX),
             self._whole(records, b"gid", header.gid, _ID_MAX),
-            tarformat.pax_time(records[b"mtime"]) if b"mtime" in records else header.mtime * 10**9,
-            xattrs=extended.xattrs,
+            _time(header, records.get(b"mtime")),
+            xattrs=extended.pax.xattrs,
         )
         if entry.path == b"" and kind != stat.S_IFDIR:
             raise InvalidContent("the root can be nothing but a directory")
         if kind in (stat.S_IFCHR, stat.S_IFBLK):
             entry.rdev = _device(header)
         elif kind in (stat.S_IFLNK, 0):
-            entry.target = self._target(entry, records.get(b"linkpath", header.link))
+            link = extended.long_link or records.get(b"linkpath", header.link)
+            entry.target = self._target(entry, link)
         elif kind == stat.S_IFREG:
-            self._content(block, header, extended, entry, stored)
+            self._content(block, header, extended.pax, entry, stored)
         self._sink.entry(entry)
 
     def _kind(self, header: Header) -> int:
         if header.kind == tarformat.HARD_LINK:
             return 0
-        if header.kind in tarformat.REGULAR and self._name.endswith(b"/"):
+        if header.kind == tarformat.OLD_REGULAR and self._name.endswith(b"/"):
             # Before there was a type for directories (7th edition).
             return stat.S_IFDIR
         kind = _KINDS.get(header.kind)
@@ -289,7 +331,8 @@ class _Parser:
         return value
 
     def _path(self, name: bytes) -> bytes:
-        if name.startswith(b"/"):
+        if name.startswith(b"/") and name.strip(b"/"):
+            # "/" alone is what kaniko calls the root.
             raise InvalidContent("its name is absolute")
         if b"\0" in name:
             raise InvalidContent("its name has a NUL in it")
@@ -314,11 +357,14 @@ class _Parser:
         if entry.is_hard_link:
             try:
                 # Docker's own tars have them with and without the leading slash.
-                return self._path(target.lstrip(b"/"))
+                path = self._path(target.lstrip(b"/"))
             except InvalidContent as error:
                 raise type(error)(
                     f"as a hard link to {shown(target[:NAME_MAX])}: {error}"
                 ) from error
+            if path.startswith(entry.path + b"/"):
+                raise InvalidContent("a hard link in the place of a directory that has its target")
+            return path
         if not target or b"\0" in target:
             raise InvalidContent("a symbolic link to nothing")
         if len(target) > self._limits.path:
@@ -330,9 +376,9 @@ class _Parser:
     # Content
 
     def _content(
-        self, block: bytes, header: Header, extended: _Extended, entry: TarEntry, stored: int
+        self, block: bytes, header: Header, records: _Records, entry: TarEntry, stored: int
     ) -> None:
-        pieces, entry.size, used = self._sparse(block, header, extended, stored)
+        pieces, entry.size, used = self._sparse(block, header, records, stored)
         if pieces is None:
             pieces, entry.size = [(0, stored)], stored
         if entry.size > self._limits.bytes:
@@ -356,29 +402,28 @@ class _Parser:
         self._padding(stored)
 
     def _sparse(
-        self, block: bytes, header: Header, extended: _Extended, stored: int
+        self, block: bytes, header: Header, records: _Records, stored: int
     ) -> tuple[Segments | None, int, int]:
         """The pieces of a sparse file (None: it is none), its size, and bytes read for the map."""
-        records = extended.records
+        values = records.values
         if header.kind == tarformat.GNU_SPARSE:
             pieces, size, more = tarformat.gnu_sparse(block)
             while more:
                 further, more = tarformat.gnu_sparse_more(self._map_block(len(pieces)))
                 pieces += further
             return pieces, self._size(size), 0
-        if b"GNU.sparse.major" in records or b"GNU.sparse.minor" in records:
-            version = records.get(b"GNU.sparse.major"), records.get(b"GNU.sparse.minor")
+        if not records.are_sparse():
+            return None, 0, 0
+        told = values.get(b"GNU.sparse.size") or values.get(b"GNU.sparse.realsize", b"")
+        size = self._size(tarformat.pax_number(told))
+        if b"GNU.sparse.major" in values or b"GNU.sparse.minor" in values:
+            version = values.get(b"GNU.sparse.major"), values.get(b"GNU.sparse.minor")
             if version != (b"1", b"0"):
                 raise InvalidContent("a sparse file of an unknown format")
             listed, used = self._leading_map(stored)
-            size = tarformat.pax_number(records.get(b"GNU.sparse.realsize", b""))
-            return listed, self._size(size), used
-        if b"GNU.sparse.size" in records:
-            told = records.get(b"GNU.sparse.map")
-            numbers = extended.pieces if told is None else told.split(b",")
-            pieces = tarformat.pieces_of_list([text for text in numbers if text])
-            return pieces, self._size(tarformat.pax_number(records[b"GNU.sparse.size"])), 0
-        return None, 0, 0
+            return listed, size, used
+        numbers = records.pieces or values.get(b"GNU.sparse.map", b"").split(b",")
+        return tarformat.pieces_of_list(numbers), size, 0
 
     def _size(self, size: int) -> int:
         if not 0 <= size <= _SIZE_MAX:
@@ -409,8 +454,17 @@ class _Parser:
             lines += block.count(b"\n")
             if wanted is None:
                 wanted = 2 * tarformat.pax_number(block.partition(b"\n")[0])
+                if wanted < 0:
+                    raise InvalidContent("its sparse map has a negative number of pieces")
         numbers = b"".join(blocks).split(b"\n")[1 : wanted + 1]
         return tarformat.pieces_of_list(numbers), len(blocks) * BLOCK
+
+
+def _time(header: Header, told: bytes | None) -> int:
+    nanoseconds = header.mtime * 10**9 if told is None else tarformat.pax_time(told)
+    if not -(1 << 63) <= nanoseconds // 10**9 < 1 << 63:
+        raise InvalidContent("its time is too far away")
+    return nanoseconds
 
 
 def _device(header: Header) -> int:
