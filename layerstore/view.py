@@ -336,7 +336,7 @@ def _ask(layer: Layer, names: list[bytes]) -> _Answer:
                 return _Answer(None, 0, left + 1, False, below)
             return _Answer(*opaque, left + 1, True, below)
         if found is WHITEOUT or (isinstance(found, Entry) and left and not found.is_directory):
-            return _Answer(found, left, left + 1, True, below)
+            return _Answer(found, left, left + 1, True, below + names[depth:])
         assert isinstance(found, Entry)
         entry = found
         if entry.opaque:
