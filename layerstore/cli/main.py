@@ -9,7 +9,7 @@ from typing import Final
 
 import click
 
-from layerstore.cli import changes, images, inspection, maintenance
+from layerstore.cli import changes, images, inspection, listing, maintenance, usage
 from layerstore.cli.settings import Settings, limits_of
 from unionfs import __version__
 from unionfs.model import UnionError, printable
@@ -51,7 +51,7 @@ def layerstore(context: click.Context, store: str | None, limits: tuple[str, ...
     context.obj = Settings(None if store is None else os.path.abspath(store), limits_of(limits))
 
 
-for _module in (images, changes, inspection, maintenance):
+for _module in (images, listing, inspection, usage, changes, maintenance):
     for _command in _module.COMMANDS:
         layerstore.add_command(_command)
 

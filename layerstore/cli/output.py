@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Final
 
 import click
@@ -19,8 +21,42 @@ def as_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
+def as_json_list(values: Iterable[object]) -> None:
+    """Print *values* as a JSON array, each on a line of its own as soon as it comes."""
+    out = sys.stdout
+    separator = "[\n"
+    for value in values:
+        out.write(separator + json.dumps(value))
+        separator = ",\n"
+    out.write("[]\n" if separator == "[\n" else "\n]\n")
+
+
+def text(name: bytes) -> str:
+    """A name for JSON; see :func:`as_json`."""
+    return name.decode("utf-8", "surrogateescape")
+
+
+def lines(texts: Iterable[str]) -> None:
+    """Print lines as they come, without waiting for a terminal or pipe after each."""
+    for line in texts:
+        sys.stdout.write(f"{line}\n")
+
+
+def time(nanoseconds: int, *, exact: bool = False) -> str:
+    """A time since 1970 in UTC (RFC 3339), *exact*: with nanoseconds.
+
+    One beyond the years that have four digits is its number of seconds, ``@-99999999999``.
+    """
+    seconds, rest = divmod(nanoseconds, 10**9)
+    try:
+        whole = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    except (ValueError, OverflowError):
+        return f"@{seconds}"
+    return f"{whole}.{rest:09}Z" if exact else f"{whole}Z"
+
+
 def table(
-    heading: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()
+    heading: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[int] = ()
 ) -> None:
     """Print *rows* below *heading*, in columns; those of the numbers in *right* end together."""
     lines = [list(heading), *([printable(cell) for cell in row] for row in rows)]

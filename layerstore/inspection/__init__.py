@@ -1,0 +1,1 @@
+"""Looking into images and layers: pure data out, nothing changed, nothing printed."""
