@@ -13,7 +13,7 @@ _LENGTH_MAX: Final = 512
 # github.com/distribution/reference, "Grammar".
 _NAME: Final = re.compile(
     r"(?P<name>"
-    r"(?:(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::\d+)?/)?"
+    r"(?:(?:[A-Za-z0-9]+(?:(?:\.|-+)[A-Za-z0-9]+)*|\[[0-9A-Fa-f:]+\])(?::\d+)?/)?"
     r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*"
     r")"
     r"(?::(?P<tag>\w[\w.-]{0,127}))?"

@@ -6,6 +6,7 @@ be read at the same time.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import tempfile
@@ -20,7 +21,7 @@ from layerstore.limits import Limits
 from unionfs.model import printable
 
 _CHUNK: Final = 1 << 20
-_REMEMBERED_MAX: Final = 1 << 24
+_REMEMBERED_MAX: Final = 1 << 23
 """Far more than what the first entry of a tar takes, whatever compressed it."""
 
 
@@ -123,28 +124,26 @@ class Rewindable:
 
     def __init__(self, raw: Reader) -> None:
         self._raw: Final = raw
-        self._remembered: list[bytes] | None = []
-        self._again = b""
+        self._beginning = io.BytesIO()
+        self._remembers = True
 
     def read(self, size: int, /) -> bytes:
         """Up to *size* bytes; none at the end.
 
         Raises InvalidContent where the beginning that is looked at does not end.
         """
-        if self._again:
-            piece, self._again = self._again[:size], self._again[size:]
-            return piece
+        if not self._remembers:
+            return self._beginning.read(size) or self._raw.read(size)
         piece = self._raw.read(size)
-        if self._remembered is not None:
-            self._remembered.append(piece)
-            if sum(map(len, self._remembered)) > _REMEMBERED_MAX:
-                raise InvalidContent(f"{_REMEMBERED_MAX} bytes, and no entry of an archive yet")
+        if self._beginning.tell() + len(piece) > _REMEMBERED_MAX:
+            raise InvalidContent(f"{_REMEMBERED_MAX} bytes, and no entry of an archive yet")
+        self._beginning.write(piece)
         return piece
 
     def rewind(self) -> None:
         """Begin anew. From now on nothing is remembered."""
-        self._again = b"".join(self._remembered or ()) + self._again
-        self._remembered = None
+        self._beginning.seek(0)
+        self._remembers = False
 
 
 def spooled(raw: Reader, directory: Path, limits: Limits) -> int:
