@@ -6,6 +6,7 @@ wherever they stand in the tar; of several entries with one name the last counts
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -92,6 +93,8 @@ class IndexWriter:
         self._next = ROOT
         self._entries = 0
         self._directories: dict[bytes, int] = {}
+        # Directories that aufs kept for itself: what is in them can be linked to, and no more.
+        self._unseen: list[tuple[int, bytes]] = []
         self._add_inode(_implied())
 
     def content(self, key: Key, blocks: int) -> int:
@@ -135,6 +138,9 @@ class IndexWriter:
 
     def finish(self, size: int) -> None:
         """Complete the index. size: bytes of the tar. May be followed by ``move_contents``."""
+        for parent, name in self._unseen:
+            if inode := self._child(parent, name):
+                self._remove(parent, name, inode)
         self._run("UPDATE inode SET links = 2 WHERE mode & 61440 = 16384")
         self._run(
             "UPDATE inode SET links = 2 + found.number FROM ("
@@ -166,12 +172,20 @@ class IndexWriter:
             if found and not self._is_directory(found):
                 return None
             if not found:
+                self._require_visible(inode, name)
                 opaque = found is not None
                 found = self._add(inode, name, _implied(opaque=opaque))
             inode = found
             path = path + b"/" + name if path else name
             self._remember(path, inode)
         return inode
+
+    def _require_visible(self, parent: int, name: bytes) -> None:
+        """Check that something can lie below a name that the layer has no entry for."""
+        if markers.is_aufs(name):
+            self._unseen.append((parent, name))
+        elif markers.is_reserved(name):
+            raise InvalidContent("it lies below a whiteout")
 
     def _remember(self, path: bytes, inode: int) -> None:
         if len(self._directories) >= _CACHED:
@@ -271,6 +285,8 @@ class IndexWriter:
     # Whiteouts
 
     def _marker(self, above: bytes, name: bytes) -> None:
+        if markers.is_aufs(name):
+            return
         if name == markers.WHITEOUT_PREFIX:
             raise InvalidContent("a whiteout of no name")
         gone = markers.hidden_by(name)
@@ -358,7 +374,7 @@ class Index:
 
     def __init__(self, path: str) -> None:
         # Immutable: no locks and no journal are looked for.
-        address = f"file:{quote(path)}?mode=ro&immutable=1"
+        address = f"file:{quote(os.fsencode(path))}?mode=ro&immutable=1"
         try:
             self._database = sqlite3.connect(address, uri=True, check_same_thread=False)
         except sqlite3.Error as error:

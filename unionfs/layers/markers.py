@@ -79,6 +79,11 @@ def is_reserved(name: bytes) -> bool:
     return name.startswith(WHITEOUT_PREFIX)
 
 
+def is_aufs(name: bytes) -> bool:
+    """Whether *name* is of what aufs keeps for itself: it says nothing of the layer."""
+    return name.startswith(_RESERVED_PREFIX) and name != OPAQUE_NAME
+
+
 def hidden_by(name: bytes) -> bytes | None:
     """The name that the ``.wh.`` file *name* hides; None when it hides none.
 
