@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
+from layerstore import database, digest
 from layerstore.errors import Damaged
 
 _VERSION: Final = 1
 _SECONDS_TO_WAIT: Final = 60
+_REMEDY: Final = (
+    "; move catalog.sqlite away and import the images again, which reads no layer that is there"
+)
 
 _SCHEMA: Final = """
 -- An image is its config: whoever has the same config has the same layers (image-spec config.md).
@@ -63,37 +68,46 @@ class BlobRow(NamedTuple):
     size: int
 
 
+class ManifestRow(NamedTuple):
+    """A manifest of an image."""
+
+    manifest: str
+    image: str
+    content: bytes
+
+
 class Catalog:
     """The catalog at a path, made if it is not there; several processes may use it.
 
-    Raises Damaged if it can't be read, OSError never: SQLite waits for others, up to a minute.
+    All methods raise Damaged if it can't be read, StoreError if others have it locked for a minute,
+    OSError. A document leaves it only if it has the digest that it is kept under.
     """
 
     def __init__(self, path: str) -> None:
+        self._changing = threading.Lock()
         self._database = sqlite3.connect(
             path, timeout=_SECONDS_TO_WAIT, isolation_level=None, check_same_thread=False
         )
         try:
-            with self._as_damage():
-                self._open()
+            self._open()
         except BaseException:
             self._database.close()
             raise
 
     def _open(self) -> None:
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = FULL")
-        self._database.execute("PRAGMA foreign_keys = ON")
+        self._run("PRAGMA journal_mode = WAL")
+        self._run("PRAGMA synchronous = FULL")
+        self._run("PRAGMA foreign_keys = ON")
         if self._version() == 0:
             with self.changing():
                 # Another process may have been first.
                 if self._version() == 0:
                     for statement in _SCHEMA.split(";\n"):
-                        self._database.execute(statement)
-                    self._database.execute(f"PRAGMA user_version = {_VERSION}")
+                        self._run(statement)
+                    self._run(f"PRAGMA user_version = {_VERSION}")
 
     def _version(self) -> int:
-        (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        ((version,),) = self._run("PRAGMA user_version")
         return int(version)
 
     def close(self) -> None:
@@ -102,40 +116,33 @@ class Catalog:
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
-        """All changes in the block take place, durably, or none."""
-        with self._as_damage():
-            self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._database.execute("ROLLBACK")
-            raise
-        with self._as_damage():
-            self._database.execute("COMMIT")
-
-    @contextlib.contextmanager
-    def _as_damage(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError:
-            # Locked for a minute, the disk full: not the catalog's fault.
-            raise
-        except sqlite3.DatabaseError as error:
-            raise Damaged(f"the catalog can't be read: {error}") from error
+        """All changes in the block take place, durably, or none; other threads wait."""
+        with self._changing:
+            self._run("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._run("COMMIT")
+            except BaseException:
+                # Some errors have ended it already.
+                if self._database.in_transaction:
+                    self._run("ROLLBACK")
+                raise
 
     # Images
 
     def add_image(self, image: str, config: bytes) -> None:
-        """Have an image; nothing changes if it is there."""
+        """Have an image; nothing changes if it is there, unless its config is damaged."""
         self._run(
-            "INSERT INTO image VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            "INSERT INTO image VALUES (?, ?, ?)"
+            " ON CONFLICT (image) DO UPDATE SET config = excluded.config",
             (image, config, int(time.time())),
         )
 
     def add_manifest(self, manifest: str, image: str, content: bytes) -> None:
-        """Have a manifest of an image."""
+        """Have a manifest of an image; what is there of it stays only if it is the same."""
         self._run(
-            "INSERT INTO manifest VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            "INSERT INTO manifest VALUES (?, ?, ?) ON CONFLICT (manifest)"
+            " DO UPDATE SET image = excluded.image, content = excluded.content",
             (manifest, image, content),
         )
 
@@ -145,12 +152,13 @@ class Catalog:
 
     def images(self) -> list[ImageRow]:
         """All images, the newest last."""
-        return [ImageRow(*row) for row in self._run("SELECT * FROM image ORDER BY rowid")]
+        rows = self._run("SELECT * FROM image ORDER BY rowid")
+        return [_whole(ImageRow(*row)) for row in rows]
 
     def image(self, image: str) -> ImageRow | None:
         """The image of a digest."""
         rows = self._run("SELECT * FROM image WHERE image = ?", (image,))
-        return ImageRow(*rows[0]) if rows else None
+        return _whole(ImageRow(*rows[0])) if rows else None
 
     def images_beginning(self, digits: str) -> list[str]:
         """The images whose digests begin so after ``sha256:``."""
@@ -162,7 +170,14 @@ class Catalog:
         rows = self._run(
             "SELECT manifest, content FROM manifest WHERE image = ? ORDER BY rowid", (image,)
         )
+        for manifest, content in rows:
+            if digest.of_bytes(content) != manifest:
+                raise Damaged(f"manifest {manifest} is damaged; see layerstore check")
         return [(row[0], row[1]) for row in rows]
+
+    def remove_manifest(self, manifest: str) -> None:
+        """Remove a manifest."""
+        self._run("DELETE FROM manifest WHERE manifest = ?", (manifest,))
 
     def image_of_manifest(self, manifest: str) -> str | None:
         """The image whose manifest has this digest."""
@@ -177,7 +192,7 @@ class Catalog:
 
     def remove_tag(self, name: str) -> bool:
         """Take a name away; whether it was there."""
-        return bool(self._database.execute("DELETE FROM tag WHERE name = ?", (name,)).rowcount)
+        return bool(self._run("DELETE FROM tag WHERE name = ? RETURNING name", (name,)))
 
     def tags(self) -> list[tuple[Any, ...]]:
         """All names and their images, sorted."""
@@ -207,6 +222,34 @@ class Catalog:
         rows = self._run("SELECT * FROM blob WHERE diff_id = ? ORDER BY blob", (diff_id,))
         return [BlobRow(*row) for row in rows]
 
+    # For who checks it
+
+    def problems(self) -> list[str]:
+        """What SQLite finds wrong, and names that lead nowhere, as lines."""
+        found = [str(row[0]) for row in self._run("PRAGMA integrity_check")]
+        lost = self._run("PRAGMA foreign_key_check")
+        found += [
+            f"row {row[1]} of the table {row[0]} is of an image that is not there" for row in lost
+        ]
+        return [line for line in found if line != "ok"]
+
+    def configs(self) -> Iterator[ImageRow]:
+        """All images as they stand there, whole or not."""
+        return (ImageRow(*row) for row in self._run("SELECT * FROM image ORDER BY rowid"))
+
+    def all_manifests(self) -> Iterator[ManifestRow]:
+        """All manifests as they stand there, whole or not."""
+        return (ManifestRow(*row) for row in self._run("SELECT * FROM manifest ORDER BY rowid"))
+
     def _run(self, statement: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
-        with self._as_damage():
+        with database.errors("the catalog", _REMEDY):
             return self._database.execute(statement, values).fetchall()
+
+
+def _whole(row: ImageRow) -> ImageRow:
+    if digest.of_bytes(row.config) != row.image:
+        raise Damaged(
+            f"the config of image {row.image} is damaged: import the image again, or see"
+            " layerstore check"
+        )
+    return row
