@@ -70,6 +70,17 @@ def locked(path: str, *, alone: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def alone_in(directory: str) -> Iterator[None]:
+    """Wait until nobody uses a directory, then have it for oneself. Raises OSError."""
+    descriptor = os.open(directory, _DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
 def turn(path: str, number: int) -> Iterator[None]:
     """Wait until nobody else has *number* (63 bits) of the file at *path*, then have it.
 

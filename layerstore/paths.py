@@ -4,9 +4,10 @@
 
     STORE/format                  the version; an unknown one is refused
     STORE/catalog.sqlite          images, manifests, tags, kept blobs
-    STORE/layers/<hex>/           a layer, by its diff ID: index.sqlite, recipe
+    STORE/layers/<hex>/           a layer, by its diff ID: index.sqlite, recipe; damaged, if it is
     STORE/objects/xx/...          file contents, each kept once
     STORE/blobs/<hex>             compressed layers that were to be kept
+    STORE/damaged/                what check has set aside; see :mod:`layerstore.damage`
     STORE/tmp/                    only ever temporaries
     STORE/lock                    shared: names are being given; exclusive: garbage is collected
     STORE/turns                   one byte for each layer: who imports it
@@ -19,7 +20,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from layerstore import durable
+from layerstore import durable, leases
 from layerstore.errors import StoreError
 from layerstore.objects import Objects
 
@@ -38,6 +39,7 @@ class Paths:
         self.layers: Final = f"{root}/layers"
         self.objects: Final = f"{root}/objects"
         self.blobs: Final = f"{root}/blobs"
+        self.damaged: Final = f"{root}/damaged"
         self.temporary: Final = f"{root}/tmp"
         self.lock: Final = f"{root}/lock"
         self.turns: Final = f"{root}/turns"
@@ -45,6 +47,10 @@ class Paths:
     def layer(self, diff_id: str) -> str:
         """The directory of a layer, whose digest is a valid one."""
         return f"{self.layers}/{diff_id.partition(':')[2]}"
+
+    def mark(self, diff_id: str) -> str:
+        """The file that is there if a layer is known to be damaged: it is to be added again."""
+        return f"{self.layer(diff_id)}/damaged"
 
     def blob(self, digest: str) -> str:
         """The file of a kept blob, whose digest is a valid one."""
@@ -102,13 +108,21 @@ def opened(root: str, *, create: bool = True) -> Paths:
 
 
 def _create(paths: Paths) -> None:
-    """Make an empty store; ``format`` comes last and says that all is there."""
+    """Make an empty store, unless somebody else just has."""
     os.makedirs(paths.root, 0o700, exist_ok=True)
-    present = set(os.listdir(paths.root)) - {"layers", "objects", "blobs", "tmp", f"{_FORMAT}.new"}
-    if present:
+    with leases.alone_in(paths.root):
+        if not exists(paths.root):
+            _fill(paths)
+
+
+def _fill(paths: Paths) -> None:
+    """Make what is in an empty store; ``format`` comes last and says that all is there."""
+    directories = (paths.layers, paths.objects, paths.blobs, paths.damaged, paths.temporary)
+    known = {os.path.basename(path) for path in directories} | {f"{_FORMAT}.new"}
+    if set(os.listdir(paths.root)) - known:
         raise StoreError(f"{paths.root} is not empty and no layer store: name another directory")
     os.chmod(paths.root, 0o700)
-    for path in (paths.layers, paths.blobs, paths.temporary):
+    for path in directories:
         os.makedirs(path, 0o700, exist_ok=True)
     Objects.create(paths.objects)
     durable.sync_directory(paths.objects)
