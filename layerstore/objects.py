@@ -5,6 +5,9 @@ anybody can make two contents that share it, so it only finds candidates: equal 
 different content of the same hash and length becomes the next *variant*. An object is read-only,
 and nobody ever opens one for writing.
 
+A damaged object has nothing left to be compared with, so nothing takes its place: what comes later
+becomes another variant, and a layer that needed the damaged one is healed by being added again.
+
 Whoever adds contents does so in a :class:`Staging` directory of their own, which holds a link of
 every content that they rely on, found or new. So collecting garbage can't take anything from them,
 and contents get their names in the pool all at once (:meth:`Staging.publish`).
@@ -15,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
@@ -25,10 +29,12 @@ from layerstore.errors import Damaged
 _CHUNK: Final = 1 << 20
 _HOLE: Final = 4096
 _ZEROS: Final = bytes(_HOLE)
-_HASH_BYTES: Final = 16
+_NAME: Final = re.compile(r"([0-9a-f]{32})-(0|[1-9][0-9]*)(?:\.([1-9][0-9]*))?")
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _READ_ONLY: Final = 0o400
+PARTS: Final = 256
+"""Into how many directories objects are parted: by the first byte of their hashes."""
 
 
 class Key(NamedTuple):
@@ -47,13 +53,11 @@ class Key(NamedTuple):
 
 def key_of(name: str) -> Key | None:
     """The key that a file's name stands for; None if it is no object's."""
-    stem, _, variant = name.partition(".")
-    digits, _, size = stem.partition("-")
-    try:
-        key = Key(bytes.fromhex(digits), int(size), int(variant or 0))
-    except ValueError:
+    found = _NAME.fullmatch(name)
+    if found is None:
         return None
-    return key if key.name == name and len(key.hash) == _HASH_BYTES else None
+    digits, size, variant = found.groups()
+    return Key(bytes.fromhex(digits), int(size), int(variant or 0))
 
 
 class Objects:
@@ -65,8 +69,8 @@ class Objects:
     @classmethod
     def create(cls, root: str) -> None:
         """Make the directories of an empty pool, as far as they are missing. Raises OSError."""
-        for number in range(256):
-            os.makedirs(f"{root}/{number:02x}", 0o700, exist_ok=True)
+        for first in range(PARTS):
+            os.makedirs(f"{root}/{first:02x}", 0o700, exist_ok=True)
 
     def path(self, key: Key) -> str:
         """Where the object is, if it is there."""
@@ -98,10 +102,33 @@ class Objects:
             os.close(descriptor)
 
     def __iter__(self) -> Iterator[Key]:
-        """All objects, in no particular order."""
-        for number in range(256):
-            with os.scandir(f"{self.root}/{number:02x}") as entries:
-                yield from filter(None, (key_of(entry.name) for entry in entries))
+        """All objects, by the first byte of their hashes."""
+        for first in range(PARTS):
+            yield from self.part(first)
+
+    def part(self, first: int) -> Iterator[Key]:
+        """The objects whose hashes have this first byte, in no particular order."""
+        with os.scandir(f"{self.root}/{first:02x}") as entries:
+            yield from filter(None, (key_of(entry.name) for entry in entries))
+
+    def status(self, key: Key) -> os.stat_result | None:
+        """What stat(2) tells of an object; None if it is not there."""
+        try:
+            return os.lstat(self.path(key))
+        except FileNotFoundError:
+            return None
+
+    def set_aside(self, key: Key, directory: str, scratch: str) -> None:
+        """Have ``open`` fail for a damaged object, and what it held in *directory*.
+
+        scratch: a directory of the caller's own. Its name stays taken; the caller holds the store's
+        lock for that. Raises OSError.
+        """
+        placeholder = f"{scratch}/{key.name}"
+        _write(placeholder, b"" if key.size else b"damaged")
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self.path(key), f"{directory}/{key.name}")
+        os.rename(placeholder, self.path(key))
 
 
 def has_hash(descriptor: int, key: Key) -> bool:
@@ -142,6 +169,7 @@ class Staging:
 
     def _finish(self, descriptor: int, found: bytes, size: int) -> Key:
         try:
+            os.ftruncate(descriptor, size)
             return self._place(
                 Key(found, size),
                 lambda other: _same(descriptor, other),
@@ -163,12 +191,10 @@ class Staging:
                     continue
             with _opened(there) as descriptor:
                 if descriptor is not None:
-                    if equals(descriptor):
-                        if _link(there, here):
-                            return key
-                    elif has_hash(descriptor, key):
+                    if not equals(descriptor):
                         continue
-            # What is there and does not have its hash is damaged: publishing replaces it.
+                    if _link(there, here):
+                        return key
             make(here)
             return key
         raise AssertionError("numbers do not end")
@@ -202,10 +228,6 @@ class Staging:
                 assert ours is not None
                 assert other is not None
                 if _same(ours, other):
-                    return now
-                if not has_hash(other, now):
-                    # It is damaged, and here is what it should be.
-                    os.rename(path, target)
                     return now
         raise AssertionError("numbers do not end")
 
@@ -259,7 +281,6 @@ class ObjectWriter:
 
     def close(self) -> Key:
         """That was all; answers its key. Raises OSError."""
-        os.ftruncate(self._descriptor, self._size)
         descriptor, self._descriptor = self._descriptor, -1
         return self._finish(descriptor, self._hasher.digest(), self._size)
 
