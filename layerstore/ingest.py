@@ -12,13 +12,13 @@ import contextlib
 import errno
 import hashlib
 import os
-import sqlite3
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from layerstore import durable, leases, tarstream
+from layerstore import database, durable, leases, tarstream
+from layerstore.catalog import BlobRow
 from layerstore.compression import Compression, open_decompressed
 from layerstore.digest import Digest
 from layerstore.errors import InvalidContent
@@ -30,7 +30,6 @@ from layerstore.readahead import ReadAhead
 from layerstore.recipe import RecipeWriter
 from layerstore.tarstream import Reader, TarEntry
 from layerstore.workspace import workspace
-from unionfs import syscalls
 
 _SMALL: Final = 1 << 20
 _BLOCK: Final = 4096
@@ -39,6 +38,7 @@ RECIPE: Final = "recipe"
 _LAYER: Final = "layer"
 _STAGED: Final = "objects"
 _BLOB: Final = "blob"
+_THE_INDEX: Final = "a new index"
 
 Tell = Callable[[int], None]
 """Is told how many bytes of the source were read since the last time."""
@@ -78,20 +78,21 @@ def ingest(
     claim: Claim,
     tell: Tell,
     *,
-    keep_blob: bool = False,
+    keep: Callable[[BlobRow], None] | None = None,
     replace: bool = False,
 ) -> Ingested:
     """Read a layer, compressed or not, into the store.
 
-    keep_blob: keep the blob as it comes, too. replace: if the layer is there already, put this in
-    its place; otherwise what is there stays.
+    keep: keep the blob as it comes, too; is told of it before it is in the store. replace: if the
+    layer is there already, put this in its place; otherwise what is there stays, unless it is known
+    to be damaged.
 
     Raises InvalidContent (LimitExceeded) if it is not what *claim* says or a layer can't be so,
     and OSError; then the store is as it was.
     """
     with workspace(paths.temporary) as directory, contextlib.ExitStack() as stack:
-        keep = stack.enter_context(open(f"{directory}/{_BLOB}", "xb")) if keep_blob else None
-        blob = _Blob(source, tell, keep)
+        kept = stack.enter_context(open(f"{directory}/{_BLOB}", "xb")) if keep else None
+        blob = _Blob(source, tell, kept)
         content = open_decompressed(blob, limits)
         build = stack.enter_context(_Build(paths, directory))
         hasher = hashlib.sha256()
@@ -101,51 +102,53 @@ def ingest(
             if content.compression is not Compression.NONE:
                 hasher.update(chunk)
 
-        with _full_disk(), ReadAhead(content, seen) as reader:
+        with database.system_errors(_THE_INDEX), ReadAhead(content, seen) as reader:
             tarstream.read(reader, build, limits)
         blob.check(claim)
         compressed = content.compression is not Compression.NONE
         diff_id = Digest(f"sha256:{hasher.hexdigest()}") if compressed else blob.digest
         if claim.diff_id not in (None, diff_id):
             raise InvalidContent(f"its diff ID is {diff_id}, and not {claim.diff_id} as claimed")
-        with _full_disk(), leases.locked(paths.lock, alone=False):
+        with database.system_errors(_THE_INDEX), leases.locked(paths.lock, alone=False):
             build.finish()
-            if keep is not None:
-                keep.close()
-                os.rename(keep.name, paths.blob(blob.digest))
+            if kept is not None:
+                kept.close()
             durable.sync_filesystem(paths.root)
-            new = _publish(f"{directory}/{_LAYER}", paths.layer(diff_id), replace=replace)
-            durable.sync_directory(paths.layers)
+            if keep is not None:
+                # First, so that a blob which has a name is known, or garbage.
+                keep(BlobRow(blob.digest, diff_id, content.compression.value, blob.size))
+                os.rename(f"{directory}/{_BLOB}", paths.blob(blob.digest))
+                durable.sync_directory(paths.blobs)
+            new = _publish(paths, f"{directory}/{_LAYER}", diff_id, replace=replace)
             lease = leases.hold(paths.layer(diff_id))
         return Ingested(diff_id, blob.digest, blob.size, content.compression, new, lease)
 
 
-def _publish(built: str, target: str, *, replace: bool) -> bool:
+def _publish(paths: Paths, built: str, diff_id: str, *, replace: bool) -> bool:
     """Put a layer in its place; whether there was none."""
+    target = paths.layer(diff_id)
     try:
         os.rename(built, target)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
-        if replace:
-            here, there = os.fsencode(built), os.fsencode(target)
-            syscalls.renameat2(_HERE, here, _HERE, there, syscalls.RENAME_EXCHANGE)
+        if replace or os.path.exists(paths.mark(diff_id)):
+            _replace(built, target, paths.mark(diff_id))
         return False
+    durable.sync_directory(paths.layers)
     return True
 
 
-_HERE: Final = -100  # AT_FDCWD: paths are absolute
+def _replace(built: str, target: str, mark: str) -> None:
+    """Put files in the place of others, in the directory that users of the layer have locked.
 
-
-@contextlib.contextmanager
-def _full_disk() -> Iterator[None]:
-    """SQLite's word for a full disk is the system's."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
-            raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+    Of one tar each index fits each recipe, so any moment between is as good as before.
+    """
+    for name in (INDEX, RECIPE):
+        os.rename(f"{built}/{name}", f"{target}/{name}")
+    durable.sync_directory(target)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(mark)
 
 
 class _Blob:

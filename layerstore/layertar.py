@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, Final
 
 from layerstore import recipe
 from layerstore.errors import Damaged
@@ -32,28 +32,37 @@ def tar(repository: Repository, diff_id: str) -> Iterator[bytes]:
         raise Damaged(f"layer {diff_id} is damaged: its tar has the digest {found}")
 
 
+def pieces(file: BinaryIO, opened: Callable[[int], int]) -> Iterator[bytes]:
+    """The tar that the recipe in *file* tells, in pieces; they may be wrong.
+
+    opened: gives a descriptor of a content, which is closed here. Raises Damaged, OSError, and what
+    *opened* raises.
+    """
+
+    def contents(content: int, offset: int, length: int) -> Iterator[bytes]:
+        descriptor = opened(content)
+        try:
+            end = offset + length
+            while offset < end:
+                piece = os.pread(descriptor, min(end - offset, _CHUNK), offset)
+                if not piece:
+                    raise Damaged("a content is shorter than its recipe says")
+                yield piece
+                offset += len(piece)
+        finally:
+            os.close(descriptor)
+
+    return recipe.tar(file, contents)
+
+
 def _pieces(repository: Repository, diff_id: str) -> Iterator[bytes]:
     with contextlib.closing(repository.open_layer(diff_id)) as layer:
-
-        def contents(content: int, offset: int, length: int) -> Iterator[bytes]:
-            descriptor = repository.objects.open(layer.index.content(content))
-            try:
-                end = offset + length
-                while offset < end:
-                    piece = os.pread(descriptor, min(end - offset, _CHUNK), offset)
-                    if not piece:
-                        raise Damaged(f"layer {diff_id} is damaged: a content is too short")
-                    yield piece
-                    offset += len(piece)
-            finally:
-                os.close(descriptor)
-
         try:
-            file = open(f"{repository.paths.layer(diff_id)}/{RECIPE}", "rb")  # noqa: SIM115
+            with open(f"{repository.paths.layer(diff_id)}/{RECIPE}", "rb") as file:
+                yield from pieces(
+                    file, lambda content: repository.objects.open(layer.index.content(content))
+                )
         except FileNotFoundError:
             raise Damaged(f"layer {diff_id} is damaged: its recipe is missing") from None
-        with file:
-            try:
-                yield from recipe.tar(file, contents)
-            except Damaged as error:
-                raise Damaged(f"layer {diff_id} is damaged: {error}") from error
+        except Damaged as error:
+            raise Damaged(f"layer {diff_id} is damaged: {error}") from error

@@ -9,7 +9,7 @@ again is right tells its SHA-256, the layer's diff ID.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import BinaryIO, Final, Protocol
 
 from backports import zstd
@@ -19,7 +19,11 @@ from layerstore.errors import Damaged
 _LITERAL: Final = struct.Struct("<cI")
 _CONTENT: Final = struct.Struct("<cQQQ")
 _CHUNK: Final = 1 << 20
-_LEVEL: Final = 3
+_OPTIONS: Final[Mapping[int, int]] = {
+    zstd.CompressionParameter.compression_level: 3,
+    # What reads it then knows whether it is the recipe that is damaged, or the index.
+    zstd.CompressionParameter.checksum_flag: 1,
+}
 
 
 class RecipeWriter:
@@ -27,7 +31,7 @@ class RecipeWriter:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._compressor = zstd.ZstdCompressor(_LEVEL)
+        self._compressor = zstd.ZstdCompressor(options=_OPTIONS)
         self._literal: list[bytes] = []
         self._length = 0
 

@@ -15,7 +15,7 @@ from typing import Final, Self
 from layerstore import digest, leases, names, paths, workspace
 from layerstore.catalog import BlobRow, Catalog, ImageRow
 from layerstore.compression import Compression
-from layerstore.errors import StoreError
+from layerstore.errors import Damaged, StoreError
 from layerstore.ingest import Claim, Ingested, Tell, ingest
 from layerstore.layer import StoredLayer
 from layerstore.limits import Limits
@@ -88,7 +88,8 @@ class Repository:
 
     def layers(self) -> list[str]:
         """The diff IDs of all layers, sorted, whether an image uses them or not."""
-        return sorted(f"sha256:{name}" for name in os.listdir(self.paths.layers))
+        found = (f"sha256:{name}" for name in os.listdir(self.paths.layers))
+        return sorted(filter(names.digest, found))
 
     def find_layer(self, word: str) -> str | None:
         """The diff ID of the layer whose digest is *word*, or begins so; None if there is none.
@@ -107,6 +108,10 @@ class Repository:
             return StoredLayer(self.paths.layer(diff_id), diff_id, self.objects, created_by)
         except FileNotFoundError:
             raise StoreError(f"layer {diff_id} is not in the store") from None
+        except Damaged as error:
+            raise Damaged(
+                f"layer {diff_id} is damaged: {error}; see layerstore check, or import it again"
+            ) from error
 
     def add_layer(
         self, source: Reader, claim: Claim, tell: Tell, *, keep_blob: bool = False
@@ -115,12 +120,12 @@ class Repository:
 
         Raises InvalidContent, OSError; then the store is as it was.
         """
-        added = ingest(self.paths, source, self.limits, claim, tell, keep_blob=keep_blob)
-        if keep_blob:
-            row = BlobRow(added.digest, added.diff_id, added.compression.value, added.size)
-            with self.catalog.changing():
-                self.catalog.add_blob(row)
-        return added
+        keep = self._keep_blob if keep_blob else None
+        return ingest(self.paths, source, self.limits, claim, tell, keep=keep)
+
+    def _keep_blob(self, row: BlobRow) -> None:
+        with self.catalog.changing():
+            self.catalog.add_blob(row)
 
     @contextlib.contextmanager
     def turn(self, diff_id: str) -> Iterator[None]:
@@ -130,7 +135,11 @@ class Repository:
             yield
 
     def hold_layer(self, diff_id: str) -> int | None:
-        """A descriptor that keeps a layer there until it is closed; None if it is not there."""
+        """A descriptor that keeps a layer there until it is closed; None if it has to be added:
+        it is not there, or known to be damaged.
+        """
+        if os.path.exists(self.paths.mark(diff_id)):
+            return None
         try:
             return leases.hold(self.paths.layer(diff_id))
         except FileNotFoundError:
