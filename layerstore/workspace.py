@@ -36,7 +36,14 @@ def sweep(parent: str) -> None:
     with os.scandir(parent) as entries:
         left = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
     for path in left:
-        lease = leases.take(path)
-        if lease is not None:
-            shutil.rmtree(path, ignore_errors=True)
-            os.close(lease)
+        remove(path)
+
+
+def remove(path: str) -> bool:
+    """Remove a workspace, unless somebody works there; whether it was removed. Raises OSError."""
+    lease = leases.take(path)
+    if lease is None:
+        return False
+    shutil.rmtree(path, ignore_errors=True)
+    os.close(lease)
+    return True
