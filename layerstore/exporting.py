@@ -16,6 +16,7 @@ from layerstore import durable, layertar
 from layerstore.compression import Compression, compress
 from layerstore.digest import Digest, HashingReader
 from layerstore.errors import Damaged, InvalidContent, StoreError
+from layerstore.extract import Extracted, extract
 from layerstore.oci import documents, writer
 from layerstore.oci.documents import Descriptor, Manifest
 from layerstore.oci.names import normalised
@@ -23,6 +24,7 @@ from layerstore.oci.writer import Blob, OutputImage
 from layerstore.pieces import PieceReader
 from layerstore.progress import Nobody, Progress
 from layerstore.repository import Image, Repository
+from layerstore.view import View
 
 _CHUNK: Final = 1 << 20
 _SHOWN_DIGITS: Final = 19
@@ -98,6 +100,17 @@ def export_layer(
     pieces = compress(layertar.tar(repository, diff_id), compression)
     with _written(target) as out:
         out.writelines(pieces)
+
+
+def export_tree(
+    repository: Repository, image: Image, target: Path, progress: Progress | None = None
+) -> Extracted:
+    """Write all files of an image into a new directory. Raises as :func:`extract.extract`."""
+    with contextlib.ExitStack() as stack:
+        layers = repository.open_layers(image)
+        for layer in layers:
+            stack.callback(layer.close)
+        return extract(View(layers), target, progress)
 
 
 def _write(images: Sequence[OutputImage], target: Path | BinaryIO, kind: Format) -> None:

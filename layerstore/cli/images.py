@@ -16,8 +16,9 @@ from layerstore.cli import output, progress
 from layerstore.cli.output import json_option
 from layerstore.cli.settings import Settings, pass_settings
 from layerstore.compression import Compression
-from layerstore.errors import StoreError
-from layerstore.exporting import Format, export_images, export_layer, named
+from layerstore.errors import StoreError, shown
+from layerstore.exporting import Format, export_images, export_layer, export_tree, named
+from layerstore.extract import Extracted
 from layerstore.importing import Imported, Options, import_path, import_stream
 from layerstore.repository import Image, Repository
 from unionfs.model import printable
@@ -40,7 +41,7 @@ def warn(line: str) -> None:
 def warn_left_out(paths: Iterable[bytes]) -> None:
     """Tell that sockets were left out."""
     for path in paths:
-        warn(f"left out, as a layer can't have sockets: /{path.decode('utf-8', 'surrogateescape')}")
+        warn(f"left out, as a layer can't have sockets: {shown(b'/' + path)}")
 
 
 @click.command("import")
@@ -140,7 +141,10 @@ def export(
             return
         found = [(image, named(image, word)) for word in words for image in [repository.find(word)]]
         if kind is Format.DIR:
-            raise NotImplementedError
+            if len(found) != 1:
+                raise click.UsageError("the format dir is for one image")
+            _warn_of_tree(export_tree(repository, found[0][0], Path(target), watcher))
+            return
         done = export_images(repository, found, _target(target), kind, wanted, watcher)
     if done.recompressed and wanted is None:
         count = len(done.recompressed)
@@ -148,6 +152,13 @@ def export(
             f"{count} layer{'s' * (count != 1)} compressed anew: the digests of blobs and manifest"
             " are others than those that came in (import --keep-blobs keeps them)"
         )
+
+
+def _warn_of_tree(done: Extracted) -> None:
+    for path, reason in done.left_out:
+        warn(f"left out: {shown(b'/' + path)} ({reason})")
+    if done.reowned:
+        warn(f"{done.reowned} of {done.entries} files are yours now: only root can give them away")
 
 
 def _target(word: str) -> Path | BinaryIO:
