@@ -22,7 +22,7 @@ from layerstore.oci.documents import Platform
 from layerstore.oci.files import Files, read
 from layerstore.oci.images import SourceImage, SourceLayer, suited
 from layerstore.oci.streams import Content
-from unionfs.model import printable
+from layerstore.oci.text import shown
 
 MANIFEST: Final = "manifest.json"
 
@@ -85,8 +85,8 @@ class DockerArchive:
 
     def _image(self, item: Item) -> SourceImage:
         raw = self._config(item)
-        config = documents.parse_config(raw, printable(item.config), self._limits)
-        documents.check_layers(len(item.layers), config, f"{MANIFEST}: {printable(item.config)}")
+        config = documents.parse_config(raw, shown(item.config), self._limits)
+        documents.check_layers(len(item.layers), config, f"{MANIFEST}: {shown(item.config)}")
         return SourceImage(
             names=item.names,
             references=item.repo_tags,
@@ -100,7 +100,7 @@ class DockerArchive:
         )
 
     def _config(self, item: Item) -> bytes:
-        data = read(self._required(item.config), printable(item.config), self._limits)
+        data = read(self._required(item.config), shown(item.config), self._limits)
         blob = _BLOB.fullmatch(item.config)
         if blob and digest.of_bytes(data) != Digest(f"{blob[1]}:{blob[2]}"):
             raise InvalidContent(f"{item.config}: it is damaged or forged: its digest is another")
@@ -109,12 +109,12 @@ class DockerArchive:
     def _required(self, path: str) -> Content:
         content = self._files.find(path)
         if content is None:
-            raise InvalidContent(f"{MANIFEST} names {printable(path)}, which is missing")
+            raise InvalidContent(f"{MANIFEST} names {shown(path)}, which is missing")
         return content
 
 
 def _name(tag: str) -> str:
     name = names.normalised(tag)
     if name is None:
-        raise InvalidContent(f"{MANIFEST}: {printable(tag)} is not a name of an image")
+        raise InvalidContent(f"{MANIFEST}: {shown(tag)} is not a name of an image")
     return name

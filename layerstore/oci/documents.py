@@ -18,6 +18,7 @@ from layerstore.digest import Digest
 from layerstore.errors import InvalidContent, LimitExceeded
 from layerstore.limits import Limits
 from layerstore.oci import lenient
+from layerstore.oci.text import shown
 
 OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
@@ -38,8 +39,6 @@ LAYERS: Final = frozenset(
     )
     for compression in compressions
 )
-
-_SHOWN: Final = 120
 
 _Digest = Annotated[Digest, Meta(pattern=digest.PATTERN)]
 _DiffID = Annotated[Digest, Meta(pattern=digest.SHA256_PATTERN)]
@@ -264,7 +263,7 @@ def _check_type(
             continue
         if media_type in MANIFESTS | INDEXES:
             raise InvalidContent(f"{what}: it is {kind}, but said to be {media_type}")
-        raise NotAnImage(f"{what}: {media_type[:_SHOWN]!r} is not the type of an image")
+        raise NotAnImage(f"{what}: {shown(media_type)!r} is not the type of an image")
 
 
 def _check_version(version: int, what: str) -> None:
@@ -275,14 +274,15 @@ def _check_version(version: int, what: str) -> None:
 def _check_image(manifest: Manifest, what: str, limits: Limits) -> None:
     if manifest.config.media_type not in CONFIGS:
         raise NotAnImage(
-            f"{what}: not of an image: its config is {manifest.config.media_type[:_SHOWN]!r}"
+            f"{what}: not of an image: its config is {shown(manifest.config.media_type)!r}"
         )
     _check_number_of_layers(len(manifest.layers), what, limits)
     for number, layer in enumerate(manifest.layers):
         if layer.media_type not in LAYERS:
             kind = "is encrypted" if layer.media_type.endswith("+encrypted") else "is not a layer"
-            shown = layer.media_type[:_SHOWN]
-            raise InvalidContent(f"{what}: {shown!r} {kind} - at `$.layers[{number}].mediaType`")
+            raise InvalidContent(
+                f"{what}: {shown(layer.media_type)!r} {kind} - at `$.layers[{number}].mediaType`"
+            )
         if layer.size > limits.bytes:
             raise LimitExceeded(
                 f"{what}: a layer of {layer.size} bytes; allow more with --limit bytes=N"

@@ -9,12 +9,12 @@ from typing import Final, Protocol
 
 from layerstore import tarformat
 from layerstore.digest import Reader, VerifyingReader
-from layerstore.errors import InvalidContent, shown
+from layerstore.errors import InvalidContent
 from layerstore.limits import Limits
 from layerstore.oci import lenient, tarscan
 from layerstore.oci.documents import Descriptor
 from layerstore.oci.streams import Content, Extent, FileContent
-from unionfs.model import printable
+from layerstore.oci.text import shown
 
 _MEMBERS_MAX: Final = 1 << 17
 """Entries of an archive of images: an image of 1,000 layers, as docker once saved it, has 4,000."""
@@ -84,7 +84,7 @@ class Archive:
             self._extents.pop(name, None)
             self._links.pop(name, None)
             if member.sparse:
-                raise InvalidContent(f"{shown(member.name)}: a sparse file in an archive of images")
+                raise InvalidContent(f"{shown(name)}: a sparse file in an archive of images")
             if member.kind in tarformat.REGULAR:
                 self._extents[name] = Extent(self._descriptor, member.offset, member.size)
             elif member.kind == tarformat.SYMLINK:
@@ -99,7 +99,7 @@ class Archive:
             if here is None or here not in self._links:
                 return self._extents.get(here or "")
             here = _inside(self._links[here])
-        raise InvalidContent(f"{printable(name)}: its links lead in a circle")
+        raise InvalidContent(f"{shown(name)}: its links lead in a circle")
 
     def close(self) -> None:
         """See :class:`Files`."""

@@ -21,7 +21,7 @@ from layerstore.oci.documents import History, Platform
 from layerstore.oci.files import Files, read
 from layerstore.oci.images import SourceImage, SourceLayer, suited
 from layerstore.oci.streams import Content
-from unionfs.model import printable
+from layerstore.oci.text import shown
 
 REPOSITORIES: Final = "repositories"
 
@@ -92,7 +92,7 @@ class LegacyArchive:
                 normal = names.normalised(f"{name}:{tag}")
                 if normal is None:
                     raise InvalidContent(
-                        f"{REPOSITORIES}: {printable(f'{name}:{tag}')} is not a name of an image"
+                        f"{REPOSITORIES}: {shown(f'{name}:{tag}')} is not a name of an image"
                     )
                 found[normal] = str(top)
         return found
@@ -126,21 +126,19 @@ class LegacyArchive:
 
     def _chain(self, top: str) -> list[_Layer]:
         """The layers of an image, the base first."""
-        chain: list[_Layer] = []
-        identity = top
-        while identity:
+        chain = [self._layer(top)]
+        while parent := chain[-1].parent:
             if len(chain) == self._limits.layers:
                 raise LimitExceeded(
                     f"{top}: more than {self._limits.layers} layers, or a circle of parents;"
                     " allow more with --limit layers=N"
                 )
-            chain.append(self._layer(identity))
-            identity = chain[-1].parent
+            chain.append(self._layer(parent))
         return chain[::-1]
 
     def _layer(self, identity: str) -> _Layer:
         if not _ID.fullmatch(identity):
-            raise InvalidContent(f"{printable(identity[:80])!r} is not the ID of a layer")
+            raise InvalidContent(f"{shown(identity)!r} is not the ID of a layer")
         what = f"{identity}/json"
         data = read(self._required(what), what, self._limits)
         layer = lenient.convert(lenient.decode(data, what, self._limits), _Layer, what)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from layerstore.errors import StoreError
-from unionfs.model import printable
+from layerstore.oci.text import listed, shown
 
 _LENGTH_MAX: Final = 512
 # github.com/distribution/reference, "Grammar".
@@ -47,5 +47,5 @@ def is_among(wanted: str, references: Iterable[str]) -> bool:
 
 def unknown(wanted: str, references: Iterable[str]) -> StoreError:
     """The error that nothing is called *wanted*."""
-    there = ", ".join(sorted(set(references))) or "images without a name"
-    return StoreError(printable(f"no image is called {wanted}; there are: {there}"))
+    there = listed(references) or "images without a name"
+    return StoreError(f"no image is called {shown(wanted)}; there are: {there}")

@@ -14,7 +14,7 @@ import msgspec
 
 from layerstore.errors import StoreError
 from layerstore.oci.documents import Platform
-from unionfs.model import printable
+from layerstore.oci.text import listed
 
 _WORD: Final = re.compile(r"[A-Za-z0-9_.-]+")
 _ARCHITECTURES: Final = {
@@ -92,9 +92,9 @@ def distance(wanted: Platform, offered: Platform) -> int | None:
 
 def unsuited(wanted: Platform, there: Iterable[str], absent: Iterable[str] = ()) -> StoreError:
     """The error that nothing runs on *wanted*; absent: what is listed, but not there."""
-    text = f"no image for {spelled(wanted)}; there are: {', '.join(sorted(there)) or 'none'}"
-    missing = ", ".join(sorted(absent))
-    return StoreError(printable(f"{text}; listed but missing: {missing}" if missing else text))
+    text = f"no image for {spelled(wanted)}; there are: {listed(there) or 'none'}"
+    missing = listed(absent)
+    return StoreError(f"{text}; listed but missing: {missing}" if missing else text)
 
 
 def _variant(known: Platform) -> int | None:

@@ -28,6 +28,7 @@ from layerstore.oci.images import SourceImage
 from layerstore.oci.layout import INDEX, MARK, Layout, LayoutBlobs
 from layerstore.oci.legacy import LegacyArchive
 from layerstore.oci.streams import Content, Extent, Rewindable, spooled
+from layerstore.oci.text import shown
 from unionfs.model import printable
 
 _VERSION: Final = "version"
@@ -226,7 +227,7 @@ def _layout(files: Files, limits: Limits) -> Layout | None:
     document = lenient.decode(read(mark, MARK, limits), MARK, limits)
     version = lenient.convert(document, _LayoutFile, MARK).image_layout_version
     if not version.startswith("1."):
-        raise InvalidContent(f"{MARK}: version {printable(version[:40])}, where only 1 is known")
+        raise InvalidContent(f"{MARK}: version {shown(version)}, where only 1 is known")
     parsed = documents.parse_index(read(index, INDEX, limits), INDEX, limits)
     return Layout(parsed, LayoutBlobs(files), limits)
 

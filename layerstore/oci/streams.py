@@ -6,6 +6,7 @@ be read at the same time.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -18,7 +19,7 @@ from layerstore.compression import open_decompressed
 from layerstore.digest import Reader
 from layerstore.errors import InvalidContent
 from layerstore.limits import Limits
-from unionfs.model import printable
+from layerstore.oci.text import shown
 
 _CHUNK: Final = 1 << 20
 _REMEMBERED_MAX: Final = 1 << 23
@@ -104,8 +105,10 @@ class FileContent:
         """
         try:
             status = os.stat(path, dir_fd=directory)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                return None
+            raise
         return cls(directory, path, status.st_size) if stat.S_ISREG(status.st_mode) else None
 
     def open(self) -> ExtentReader:
@@ -115,7 +118,7 @@ class FileContent:
         descriptor = os.open(self.path, flags, dir_fd=self.directory)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise InvalidContent(f"{printable(self.path)} is not a regular file any more")
+            raise InvalidContent(f"{shown(self.path)} is not a regular file any more")
         return ExtentReader(descriptor, 0, self.size)
 
 

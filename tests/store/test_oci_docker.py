@@ -127,6 +127,18 @@ def test_an_unpacked_archive_is_read_too(tmp_path: Path) -> None:
         assert source.images()[0].names == ("app:1",)
 
 
+def test_an_unpacked_archive_is_read_only_inside(tmp_path: Path) -> None:
+    (tmp_path / "outside").write_bytes(A)
+    for name in ("../outside", str(tmp_path / "outside"), "x" * 300):
+        files = single([name, "b"], {"b": B})
+        root = write_files(tmp_path / f"unpacked {len(name)}", files)
+        with (
+            open_images(root, spool=tmp_path, limits=LIMITS) as source,
+            pytest.raises(InvalidContent, match="which is missing"),
+        ):
+            source.images()
+
+
 def test_a_config_named_by_its_digest_is_checked(tmp_path: Path) -> None:
     data = as_json(config(A, B))
     name = f"blobs/sha256/{sha256(data)[7:]}"
@@ -281,6 +293,7 @@ def test_old_images_are_asked_for_like_new_ones(tmp_path: Path) -> None:
         ({**legacy(), "repositories": b"[]"}, "not a JSON object"),
         ({**legacy(), "repositories": b'{"A b": {"1": "x"}}'}, "is not a name of an image"),
         ({**legacy(), "repositories": b'{"app": {"1": 7}}'}, "is not the ID of a layer"),
+        ({**legacy(), "repositories": b'{"app": {"1": ""}}'}, "is not the ID of a layer"),
     ],
 )
 def test_old_images_that_are_wrong_are_refused(tmp_path: Path, files: Files, reason: str) -> None:

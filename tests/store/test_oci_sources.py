@@ -3,14 +3,17 @@ import functools
 import gzip
 import io
 import itertools
+import json
 import lzma
 import multiprocessing
 import os
+import random
 import sys
 import tarfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +28,9 @@ from tests.support.archives import (
     as_json,
     docker_archive,
     layer,
+    platform,
     sha256,
+    tagged,
     tar,
     write_files,
 )
@@ -400,6 +405,86 @@ def test_a_mark_of_the_wrong_form_is_refused(tmp_path: Path) -> None:
     root = write_files(tmp_path / "layout", files)
     with pytest.raises(InvalidContent, match=r"oci-layout: .*imageLayoutVersion"):
         open_images(root, spool=tmp_path, limits=LIMITS)
+
+
+ODD: list[Any] = [
+    None,
+    0,
+    -1,
+    1 << 70,
+    1.5,
+    "",
+    "../x",
+    "x" * 5000,
+    "\0\n\u0661",
+    [],
+    {},
+    [None],
+    True,
+]
+
+
+def changed(value: Any, chance: random.Random) -> Any:
+    """A document like *value*, with one thing in it different, absent or repeated."""
+    what = chance.random()
+    if what < 0.15 or not isinstance(value, dict | list) or not value:
+        return chance.choice(ODD)
+    if isinstance(value, list):
+        at = chance.randrange(len(value))
+        middle = [[], [value[at]] * 2, [changed(value[at], chance)]][min(2, int(what * 5))]
+        return [*value[:at], *middle, *value[at + 1 :]]
+    key = chance.choice(list(value))
+    others = {name: item for name, item in value.items() if name != key}
+    if what < 0.3:
+        return others
+    if what < 0.4:
+        return {**value, chance.choice(["manifests", "layers", "config"]): chance.choice(ODD)}
+    return {**others, key: changed(value[key], chance)}
+
+
+def consistent(
+    files: dict[str, bytes | Link | None], name: str, data: bytes
+) -> dict[str, bytes | Link | None]:
+    """The files with other bytes in one, and its new digest wherever it is named."""
+    old, new = name.rpartition("/")[2].encode(), sha256(data)[7:].encode()
+    others = {
+        key: value.replace(old, new) if isinstance(value, bytes) else value
+        for key, value in files.items()
+        if key != name
+    }
+    return {**others, name.replace(old.decode(), new.decode()): data}
+
+
+@pytest.mark.parametrize("form", ["layout", "docker"])
+def test_whatever_documents_say_the_answer_is_images_or_one_line(tmp_path: Path, form: str) -> None:
+    layout = Layout()
+    several = [
+        layout.manifest(A, architecture="arm64", platform=platform("arm64")),
+        layout.manifest(B, platform=platform("amd64")),
+    ]
+    layout.listed = [layout.index(*several), layout.manifest(A, annotations=tagged("2"))]
+    whole = layout.all_files() if form == "layout" else docker_archive([(["a:1"], [A, B])])
+    documents = [
+        name for name, data in whole.items() if isinstance(data, bytes) and data[0] in b"{["
+    ]
+    chance = random.Random(form)
+    path = tmp_path / "archive"
+    lines: list[str] = []
+    read = 0
+    for _ in range(300):
+        name = chance.choice(documents)
+        data = as_json(changed(json.loads(whole[name]), chance))  # type: ignore[arg-type]
+        path.write_bytes(tar(consistent(whole, name, data)))
+        try:
+            with open_images(path, spool=tmp_path, limits=LIMITS) as source:
+                source.images()
+                read += 1
+                source.images("linux/arm64")
+        except StoreError as error:
+            lines.append(str(error))
+    assert [line for line in lines if "\n" in line or len(line) > 1000] == []
+    assert read > 30
+    assert len(set(lines)) > 30
 
 
 def _empty(tmp_path: Path) -> Path:
