@@ -499,6 +499,10 @@ def test_times_may_be_long_ago_and_far_off(mtime: int) -> None:
     assert recorded(tar(file("a", mtime=mtime))).only.mtime_ns == mtime * 10**9
 
 
+def test_the_type_that_old_tars_have_in_the_mode_does_not_count() -> None:
+    assert recorded(tar(file("a", mode=0o104755))).only.mode == 0o4755
+
+
 def test_owners_may_have_any_number_but_the_one_for_nobody() -> None:
     highest = (1 << 32) - 2
     for member_ in (file("a", uid=highest, gid=0), pax({"uid": str(highest)}) + file("a")):
