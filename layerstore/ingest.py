@@ -124,6 +124,18 @@ def ingest(
         return Ingested(diff_id, blob.digest, blob.size, content.compression, new, lease)
 
 
+def is_small(size: int) -> bool:
+    """Whether a content of so many bytes is kept in memory while it comes; then zeros that stand in
+    the tar are no holes.
+    """
+    return size <= _SMALL
+
+
+def blocks_of(size: int) -> int:
+    """Blocks of 512 bytes that so many bytes without a hole take, as stat(2) counts them."""
+    return -(-size // _BLOCK) * (_BLOCK // 512)
+
+
 def _publish(paths: Paths, built: str, diff_id: str, *, replace: bool) -> bool:
     """Put a layer in its place; whether there was none."""
     target = paths.layer(diff_id)
@@ -246,7 +258,7 @@ class _Content:
     def __init__(self, build: _Build, staging: Staging, size: int) -> None:
         self._build = build
         self._staging = staging
-        self._writer = staging.writer() if size > _SMALL else None
+        self._writer = None if is_small(size) else staging.writer()
         self._pieces: list[bytes] = []
         self._parts: list[tuple[int, int]] = []
         self._at = 0
@@ -276,7 +288,7 @@ class _Content:
         if writer is None:
             content = b"".join(self._pieces)
             if not self._has_holes:
-                blocks = -(-len(content) // _BLOCK) * (_BLOCK // 512)
+                blocks = blocks_of(len(content))
                 self._build.take(self._staging.add(content), blocks, self._parts)
                 return
             writer = self._writer = self._staging.writer()

@@ -240,47 +240,34 @@ class ObjectWriter:
         self._finish = finish
         self._hasher = xxhash.xxh3_128()
         self._size = 0
-        self._end = 0
+        self._begun = b""
         self.blocks = 0
-        """Blocks of 512 bytes that hold data, as stat(2) counts them."""
+        """After ``close``: blocks of 512 bytes that hold data, as stat(2) counts them. That tells
+        the content alone, not in which pieces it came.
+        """
 
     def write(self, piece: bytes) -> None:
         """The next bytes. Raises OSError."""
         self._hasher.update(piece)
-        at, end = 0, len(piece)
-        while at < end:
-            stop = at
-            # Up to the next block of zeros, or to the end.
-            while stop < end and piece[stop : stop + _HOLE] != _ZEROS:
-                stop += _HOLE - (self._size + stop) % _HOLE
-            stop = min(stop, end)
-            if stop > at:
-                self._write_at(piece[at:stop], self._size + at)
-                at = stop
-            while piece[at : at + _HOLE] == _ZEROS:
-                at += _HOLE
-        self._size += end
-
-    def _write_at(self, piece: bytes, offset: int) -> None:
-        end = -(-(offset + len(piece)) // _HOLE)
-        self.blocks += 8 * (end - max(self._end, offset // _HOLE))
-        self._end = end
-        rest = memoryview(piece)
-        while rest:
-            count = os.pwrite(self._descriptor, rest, offset)
-            rest, offset = rest[count:], offset + count
+        self._put(piece)
 
     def skip(self, count: int) -> None:
-        """The next *count* bytes are zeros."""
+        """The next *count* bytes are zeros. Raises OSError."""
         left = count
         while left:
             piece = min(left, _CHUNK)
             self._hasher.update(_NOTHING[:piece])
             left -= piece
-        self._size += count
+        first = min(count, -self._size % _HOLE)
+        self._put(_ZEROS[:first])
+        last = (count - first) % _HOLE
+        self._size += count - first - last
+        self._put(_ZEROS[:last])
 
     def close(self) -> Key:
         """That was all; answers its key. Raises OSError."""
+        if self._begun.strip(b"\0"):
+            self._write_at(memoryview(self._begun), self._size - len(self._begun))
         descriptor, self._descriptor = self._descriptor, -1
         return self._finish(descriptor, self._hasher.digest(), self._size)
 
@@ -289,6 +276,38 @@ class ObjectWriter:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def _put(self, piece: bytes) -> None:
+        """Write the blocks that are complete."""
+        start = 0
+        if self._begun:
+            start = min(_HOLE - len(self._begun), len(piece))
+            block = self._begun + piece[:start]
+            if len(block) == _HOLE:
+                self._write_blocks(block, 0, _HOLE, self._size - len(self._begun))
+                block = b""
+            self._begun = block
+        end = start + (len(piece) - start) // _HOLE * _HOLE
+        self._write_blocks(piece, start, end, self._size)
+        if not self._begun:
+            self._begun = piece[end:]
+        self._size += len(piece)
+
+    def _write_blocks(self, data: bytes, start: int, end: int, offset: int) -> None:
+        """Write *data* from *start* to *end*, which stands at *offset*, without its holes."""
+        while start < end:
+            stop = start
+            while stop < end and data[stop : stop + _HOLE] != _ZEROS:
+                stop += _HOLE
+            if stop > start:
+                self._write_at(memoryview(data)[start:stop], offset + start)
+            start = stop + _HOLE
+
+    def _write_at(self, data: memoryview, offset: int) -> None:
+        self.blocks += -(-len(data) // _HOLE) * (_HOLE // 512)
+        while data:
+            count = os.pwrite(self._descriptor, data, offset)
+            data, offset = data[count:], offset + count
 
 
 _NOTHING: Final = memoryview(bytes(_CHUNK))
