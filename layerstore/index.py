@@ -21,6 +21,8 @@ from unionfs.layers import markers
 VERSION: Final = 1
 ROOT: Final = 1
 """The inode of the root."""
+_INODE_MAX: Final = 1 << 32
+"""More than any layer has: what is larger is damage."""
 
 _SCHEMA: Final = """
 -- What names lead to. A directory that has something in it and no entry of its own is implied: then
@@ -358,6 +360,10 @@ _INODE: Final = (
 )
 
 
+_NUMBERS: Final = (int,) * 8
+_BYTES: Final = frozenset((bytes, type(None)))
+
+
 class Content(NamedTuple):
     """A row of the table ``content``."""
 
@@ -400,7 +406,7 @@ class Index:
         )
         if not rows:
             raise Damaged(f"its index has no inode {number}")
-        return Inode(*rows[0])
+        return _checked(Inode(*rows[0]))
 
     def child(self, parent: int, name: bytes) -> Inode | None:
         """What *name* in *parent* leads to (inode 0: a whiteout); None if the name is not there."""
@@ -418,11 +424,12 @@ class Index:
             " LEFT JOIN content USING (content) WHERE parent = ? ORDER BY name",
             (parent,),
         )
-        return ((row[0], _named(row[1:])) for row in rows)
+        return ((_bytes(row[0]), _named(row[1:])) for row in rows)
 
     def xattrs(self, inode: int) -> dict[bytes, bytes]:
         """The extended attributes of an inode."""
-        return dict(self._query("SELECT name, value FROM xattr WHERE inode = ?", (inode,)))
+        rows = self._query("SELECT name, value FROM xattr WHERE inode = ?", (inode,))
+        return {_bytes(name): _bytes(value) for name, value in rows}
 
     def contents(self) -> Iterator[Content]:
         """All contents, in the order of the tar."""
@@ -439,7 +446,9 @@ class Index:
     def highest(self) -> int:
         """The highest number of an inode."""
         ((number,),) = self._query("SELECT max(inode) FROM inode")
-        return int(number or 0)
+        if not isinstance(number, int) or number > _INODE_MAX:
+            raise Damaged(f"its index has an inode {number}")
+        return number
 
     def totals(self) -> tuple[int, int]:
         """Bytes of the layer's tar, and its entries."""
@@ -452,11 +461,12 @@ class Index:
     def _rows(self, statement: str, values: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         try:
             yield from self._database.execute(statement, values)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            # A message may quote what the file has.
             raise _damaged(error) from error
 
 
-def _damaged(error: sqlite3.Error) -> Damaged:
+def _damaged(error: Exception) -> Damaged:
     return Damaged(f"its index can't be read: {error}")
 
 
@@ -466,4 +476,18 @@ def _named(row: tuple[Any, ...]) -> Inode:
         return inode._replace(inode=0)
     if inode.inode is None:
         raise Damaged("its index has a name without an inode")
+    return _checked(inode)
+
+
+def _bytes(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise Damaged(f"its index has {value!r:.40} where bytes belong")
+    return value
+
+
+def _checked(inode: Inode) -> Inode:
+    """A row has the types of its columns unless the file is damaged."""
+    types = tuple(map(type, inode))
+    if types[:8] != _NUMBERS or not _BYTES.issuperset((types[8], types[11])):
+        raise Damaged(f"its index has an inode {inode.inode} that can't be")
     return inode

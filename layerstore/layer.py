@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import stat
+import struct
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
@@ -14,7 +15,7 @@ from typing import Final, NamedTuple
 from layerstore import leases
 from layerstore.errors import Damaged
 from layerstore.index import ROOT, Index, Inode
-from layerstore.objects import Objects, has_hash
+from layerstore.objects import Key, Objects, has_hash
 from unionfs.layers import markers
 from unionfs.model import WHITEOUT, Entry, Mark, PackedAttributes
 
@@ -48,13 +49,13 @@ class StoredLayer:
         digits = diff_id.partition(":")[2][:_DEVICE_DIGITS]
         self._device = _DEVICE | int(digits, 16)
         self._listings: OrderedDict[int, Mapping[bytes, Entry | Mark]] = OrderedDict()
-        self._lease = leases.hold(directory)
-        try:
+        with contextlib.ExitStack() as undo:
+            self._lease = leases.hold(directory)
+            undo.callback(os.close, self._lease)
             self.index: Final = Index(f"{directory}/index.sqlite")
-        except BaseException:
-            os.close(self._lease)
-            raise
-        self._verified = bytearray(self.index.highest() + 1)
+            undo.callback(self.index.close)
+            self._verified = bytearray(self.index.highest() + 1)
+            undo.pop_all()
 
     @property
     def identity(self) -> str:
@@ -74,24 +75,23 @@ class StoredLayer:
         return about
 
     def root(self) -> Entry:
-        with _as_os_errors():
+        with self._os_errors():
             return self._entry(self.index.inode(ROOT))
 
     def lookup(self, directory: Entry, name: bytes) -> Entry | Mark | None:
         listed = self._listings.get(directory.handle)
         if listed is not None:
             return listed.get(name)
-        with _as_os_errors():
+        with self._os_errors():
             found = self.index.child(directory.handle, name)
-        return None if found is None else self._named(found)
+            return None if found is None else self._named(found)
 
     def listing(self, directory: Entry) -> Mapping[bytes, Entry | Mark]:
         inode: int = directory.handle
         listed = self._listings.get(inode)
         if listed is None:
-            with _as_os_errors():
-                found = self.index.children(inode)
-            listed = {name: self._named(child) for name, child in found}
+            with self._os_errors():
+                listed = {name: self._named(child) for name, child in self.index.children(inode)}
             # Whoever lists looks the names up next.
             self._listings[inode] = listed
             if len(self._listings) > _LISTINGS:
@@ -103,18 +103,18 @@ class StoredLayer:
         return None
 
     def readlink(self, entry: Entry) -> bytes:
-        with _as_os_errors():
+        with self._os_errors():
             target = self.index.inode(entry.handle).target
         if target is None:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return target
 
     def listxattr(self, entry: Entry) -> list[bytes]:
-        with _as_os_errors():
+        with self._os_errors():
             return list(self.index.xattrs(entry.handle))
 
     def getxattr(self, entry: Entry, name: bytes) -> bytes:
-        with _as_os_errors():
+        with self._os_errors():
             attributes = self.index.xattrs(entry.handle)
         if name not in attributes or markers.is_mark(name):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
@@ -122,21 +122,27 @@ class StoredLayer:
 
     def open(self, entry: Entry) -> int:
         """See the contract. EIO if the content is damaged."""
-        with _as_os_errors():
+        with self._os_errors():
             key = self.index.inode(entry.handle).key
             if key is None:
                 raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
             descriptor = self._objects.open(key)
-            if not self._verified[entry.handle] and key.size <= VERIFIED_AT_OPEN:
-                if not has_hash(descriptor, key):
-                    os.close(descriptor)
-                    raise Damaged(f"object {key.name} is damaged; see layerstore check")
-                self._verified[entry.handle] = 1
+            try:
+                self._verify(entry.handle, descriptor, key)
+            except BaseException:
+                os.close(descriptor)
+                raise
         return descriptor
+
+    def _verify(self, inode: int, descriptor: int, key: Key) -> None:
+        if not self._verified[inode] and key.size <= VERIFIED_AT_OPEN:
+            if not has_hash(descriptor, key):
+                raise Damaged(f"object {key.name} is damaged; see layerstore check")
+            self._verified[inode] = 1
 
     def content_key(self, entry: Entry) -> Hashable | None:
         """What equals that of another regular file of this store just when their contents do."""
-        with _as_os_errors():
+        with self._os_errors():
             return self._objects.root, self.index.inode(entry.handle).key
 
     def origin(self, entry: Entry) -> bytes | None:
@@ -154,12 +160,25 @@ class StoredLayer:
         self.index.close()
         os.close(self._lease)
 
+    @contextlib.contextmanager
+    def _os_errors(self) -> Iterator[None]:
+        """Damage is EIO to whoever reads through a mount, and a line in the log."""
+        try:
+            yield
+        except Damaged as error:
+            _log.error("layer %s: %s", self._diff_id, error)
+            raise OSError(errno.EIO, f"layer {self._diff_id}: {error}") from error
+
     def _named(self, inode: Inode) -> Entry | Mark:
         return self._entry(inode) if inode.inode else WHITEOUT
 
     def _entry(self, inode: Inode) -> Entry:
+        try:
+            attributes = PackedAttributes(_status(inode, self._device))
+        except (struct.error, OverflowError) as error:
+            raise Damaged(f"its index has an inode that can't be: {error}") from error
         return Entry(
-            PackedAttributes(_status(inode, self._device)),
+            attributes,
             inode.inode,
             opaque=bool(inode.opaque),
             implied=bool(inode.implied),
@@ -202,13 +221,3 @@ def _status(inode: Inode, device: int) -> _Status:
         time,
         time,
     )
-
-
-@contextlib.contextmanager
-def _as_os_errors() -> Iterator[None]:
-    """Damage is EIO to whoever reads through a mount, and a line in the log."""
-    try:
-        yield
-    except Damaged as error:
-        _log.error("%s", error)
-        raise OSError(errno.EIO, str(error)) from error
