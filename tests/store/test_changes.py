@@ -29,6 +29,7 @@ from tests.support.layers import (
     redirect,
 )
 from tests.unit.memory import MemoryLayer
+from tests.unit.unions import Union, in_trio
 from unionfs.layers.base import Layer
 from unionfs.layers.directory import DirectoryLayer
 from unionfs.model import Entry, Mark
@@ -88,6 +89,11 @@ def test_a_directory_that_is_new_or_gone_is_told_with_all_that_is_in_it() -> Non
         (File("one"), File("two"), "content"),
         (File("one"), File("three"), "content"),
         (File("x" * 5 * MEBIBYTE), File("x" * (5 * MEBIBYTE - 1) + "y"), "content"),
+        (
+            File("x" * 3 * MEBIBYTE),
+            File("x" * MEBIBYTE + "y" + "x" * (2 * MEBIBYTE - 1)),
+            "content",
+        ),
         (File(), File(mode=0o600), "mode"),
         (File(), File(mode=0o4644), "mode"),
         (File(), File(uid=1), "owner"),
@@ -232,6 +238,23 @@ def test_whiteouts_and_opaque_directories_take_away() -> None:
     top = memory({"a": WHITEOUT, "d": opaque({"x": ""})}, "top")
 
     assert lines(list(compare(view(base), view(base, top)))) == ["removed a", "removed d/y"]
+
+
+@in_trio
+async def test_what_only_an_index_has_is_a_change_too(tmp_path: Path) -> None:
+    union = Union.build(tmp_path / "union", {"a": "old", "d": {"b": HardLink("a")}}, {})
+    await union.write("a", "new")
+    union.forget()
+    union.close()
+    lower, upper, index = (
+        DirectoryLayer(bytes(path)) for path in (union.lower, union.upper, union.work / "index")
+    )
+
+    changes = list(compare(View([lower, upper]), View([lower, upper], index)))
+
+    assert [(one.path, "content" in one.what) for one in changes] == [(b"d/b", True)]
+    for layer in (lower, upper, index):
+        layer.close()
 
 
 def test_directories_of_the_host_are_compared_byte_by_byte(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -288,6 +289,7 @@ HOLES: dict[str, tuple[int, Iterable[tuple[int, bytes]]]] = {
     "in the middle": (MEBIBYTE, [(0, b"begin"), (MEBIBYTE - 5, b"ended")]),
     "at the beginning": (MEBIBYTE, [(MEBIBYTE - 7777, b"x" * 7777)]),
     "at the end": (MEBIBYTE + 123, [(0, b"x" * 5000)]),
+    "before an odd end": (MEBIBYTE + 5, [(MEBIBYTE, b"ended")]),
     "only": (MEBIBYTE + 1, []),
     "many": (64 * 65536, [(number * 65536, b"%d" % number) for number in range(64)]),
 }
@@ -333,6 +335,35 @@ def test_gnu_tar_makes_the_holes_again(holes: Path, tmp_path: Path) -> None:
     made = target / "holes"
     assert made.read_bytes() == holes.read_bytes()
     assert made.stat().st_blocks * BLOCK < made.stat().st_size
+
+
+def test_holes_that_are_not_of_whole_blocks_are_rounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GNU tar pads each piece, so that it would read the next one from the wrong place."""
+    path = tmp_path / "holes"
+    pieces = [(100, 300), (400, 600), (1200, 1300), (5000, 5600), (9999, 10000)]
+    with path.open("wb") as holes:
+        holes.truncate(100_000)
+        for start, end in pieces:
+            holes.seek(start)
+            holes.write(b"x" * (end - start))
+
+    def lseek(_: int, offset: int, whence: int) -> int:
+        for start, end in pieces:
+            if offset < end:
+                return max(offset, start) if whence == os.SEEK_DATA else end
+        raise OSError(errno.ENXIO, "no more data")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "lseek", lseek)
+        tar = pack(of_file(path))
+
+    target = tmp_path / "target"
+    target.mkdir()
+    subprocess.run(["tar", "-x", "-C", target], input=tar, check=True)
+    assert (target / "holes").read_bytes() == path.read_bytes()
+    assert tar[3 * BLOCK :].startswith(b"4\n0\n1536\n4608\n1024\n9728\n512\n100000\n0\n\0")
 
 
 def test_a_long_name_of_a_file_with_holes_is_kept(tmp_path: Path) -> None:

@@ -313,6 +313,13 @@ def test_a_history_follows_renames() -> None:
     ]
 
 
+def test_a_rename_within_a_directory_that_hides_all_leads_out_of_it() -> None:
+    layers = view({"f": {"x": ""}, "d": {"e": {"x": ""}}}, {"d": opaque({"e": redirect({}, "/f")})})
+
+    assert told(layers.history(b"d/e/x")) == [(0, b"f/x", "file", False)]
+    assert layers.find(b"d/e/x").source.position == 0
+
+
 def test_the_root_has_a_history() -> None:
     assert told(view({}, {}).history(b"")) == [
         (1, b"", "directory", False),
