@@ -9,16 +9,22 @@ again is right tells its SHA-256, the layer's diff ID.
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import BinaryIO, Final, Protocol
 
-from backports import zstd
-
 from layerstore.errors import Damaged
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 _LITERAL: Final = struct.Struct("<cI")
 _CONTENT: Final = struct.Struct("<cQQQ")
 _CHUNK: Final = 1 << 20
+_NUMBER_MAX: Final = (1 << 62) - 1
+"""So that an offset and a length together are still an offset."""
 _OPTIONS: Final[Mapping[int, int]] = {
     zstd.CompressionParameter.compression_level: 3,
     # What reads it then knows whether it is the recipe that is damaged, or the index.
@@ -74,18 +80,28 @@ def tar(file: BinaryIO, contents: Source) -> Iterator[bytes]:
     Raises Damaged if the recipe can't be read, and what *contents* raises.
     """
     take = _taker(file)
+
+    def whole(size: int) -> bytes:
+        found = take(size)
+        if len(found) < size:
+            raise Damaged("a recipe is truncated")
+        return found
+
     while kind := take(1):
         if kind == b"L":
-            (length,) = struct.unpack("<I", take(4))
-            yield take(length)
+            (length,) = struct.unpack("<I", whole(4))
+            yield whole(length)
         elif kind == b"C":
-            yield from contents(*struct.unpack("<QQQ", take(24)))
+            numbers = struct.unpack("<QQQ", whole(24))
+            if max(numbers) > _NUMBER_MAX:
+                raise Damaged("a recipe has a part of a content where none can be")
+            yield from contents(*numbers)
         else:
             raise Damaged("a recipe has an unknown record")
 
 
 def _taker(file: BinaryIO) -> Callable[[int], bytes]:
-    """A function that gives so many bytes of the decompressed file; none at its end."""
+    """A function that gives so many bytes of the decompressed file; fewer only at its end."""
     decompressor = zstd.ZstdDecompressor()
     buffer = bytearray()
 
@@ -98,11 +114,7 @@ def _taker(file: BinaryIO) -> Callable[[int], bytes]:
                 buffer.extend(decompressor.decompress(chunk, max(size, _CHUNK)))
             except zstd.ZstdError as error:
                 raise Damaged(f"a recipe can't be read: {error}") from error
-        if len(buffer) < size and buffer:
-            raise Damaged("a recipe is truncated")
         found = bytes(buffer[:size])
-        if size and not found and size != 1:
-            raise Damaged("a recipe is truncated")
         del buffer[:size]
         return found
 
