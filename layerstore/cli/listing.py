@@ -179,7 +179,11 @@ def _tree_lines(branches: Iterable[Branch], place: str) -> Iterator[str]:
         lead = "".join("    " if ended else "│   " for ended in above)
         yield f"{lead}{'└── ' if is_last else '├── '}[{size:>10}]  {_with_target(branch.item)}"
     yield ""
-    yield f"{directories} directories, {files} files"
+    yield f"{_number(directories, 'directory', 'directories')}, {_number(files, 'file', 'files')}"
+
+
+def _number(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"
 
 
 def _branch(branch: Branch) -> dict[str, Any]:

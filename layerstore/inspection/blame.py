@@ -59,20 +59,19 @@ def blame(layers: Sequence[Layer], path: bytes) -> Blame:
     """
     view = View(layers)
     where = _resolved(view, path)
-    statements: list[Statement] = []
-    is_given = False
-    for said in view.history(where):
-        effect = _effect(said, where, is_given=is_given)
-        is_given = is_given or effect == "shows"
-        statements.append(_statement(layers, said, effect))
-    if not statements:
-        if _exists(view, where):
+    shown_by = _position(view, where)
+    history = view.history(where)
+    if not history:
+        if shown_by is not None:
             raise StoreError(
                 f"{shown(path)}: no layer has an entry of its own for this directory, only for"
                 " what is in it"
             )
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fsdecode(path))
-    return Blame(b"/" + where, statements)
+    return Blame(
+        b"/" + where,
+        [_statement(layers, said, _effect(said, where, shown_by)) for said in history],
+    )
 
 
 def _resolved(view: View, path: bytes) -> bytes:
@@ -89,12 +88,22 @@ def _resolved(view: View, path: bytes) -> bytes:
     return b""
 
 
-def _effect(said: Said, path: bytes, *, is_given: bool) -> Effect:
+def _position(view: View, path: bytes) -> int | None:
+    """Of the layer that tells what the view shows there; None if that is nothing."""
+    try:
+        return view.find(path).source.position
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _effect(said: Said, path: bytes, shown_by: int | None) -> Effect:
+    entry = said.says if isinstance(said.says, Entry) and said.at == path else None
+    # First of all, for a directory may get its attributes from one that is hidden otherwise.
+    if entry is not None and said.position == shown_by:
+        return "shows"
     if said.hidden:
         return "hidden"
-    if not isinstance(said.says, Entry) or said.at != path or said.says.implied:
-        return "removes"
-    return "merges" if is_given else "shows"
+    return "removes" if entry is None or entry.implied else "merges"
 
 
 def _statement(layers: Sequence[Layer], said: Said, effect: Effect) -> Statement:
@@ -108,11 +117,3 @@ def _statement(layers: Sequence[Layer], said: Said, effect: Effect) -> Statement
         isinstance(says, Entry) and says.opaque,
         effect,
     )
-
-
-def _exists(view: View, path: bytes) -> bool:
-    try:
-        view.find(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True

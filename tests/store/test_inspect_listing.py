@@ -95,7 +95,7 @@ def test_a_listing_of_a_file_is_refused(store: StoreBuilder) -> None:
 
 def told(path: Path) -> dict[bytes, tuple[object, ...]]:
     """All names below a directory of the host, as `as_told` has them."""
-    found = {}
+    found: dict[bytes, tuple[object, ...]] = {}
     for above, directories, files in os.walk(bytes(path)):
         for name in (*directories, *files):
             at = os.path.join(above, name)
