@@ -212,23 +212,22 @@ class _Survey:
         has_directory = False
         for number, (position, says) in enumerate(said):
             shows = position >= shown_from
-            if isinstance(says, Entry) and says.is_directory:
+            if not isinstance(says, Entry):
+                size = self._removed(path, position, said[number + 1 :])
+                versions.append(Version(position, size, removes=True, shows=False))
+            elif says.is_directory:
                 directories.append((position, says))
                 has_directory = has_directory or shows
-                if shows and says.opaque:
-                    shown_from = position
                 if not self._layers[position].listing(says):
                     versions.append(Version(position, 0, removes=False, shows=shows))
-                continue
-            if isinstance(says, Entry):
+                if not says.opaque:
+                    continue
+            else:
                 shown = shows and not has_directory
                 size = self._size(position, says, inodes, shows=shown)
                 versions.append(Version(position, size, removes=False, shows=shown))
-            else:
-                size = self._removed(path, position, said[number + 1 :])
-                versions.append(Version(position, size, removes=True, shows=False))
             if shows:
-                shown_from = position + 1
+                shown_from = position
         if directories:
             below.append(_Directory(path, directories, shown_from))
         if inodes:
