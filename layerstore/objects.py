@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import stat
 import re
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
@@ -125,10 +126,19 @@ class Objects:
         lock for that. Raises OSError.
         """
         placeholder = f"{scratch}/{key.name}"
-        _write(placeholder, b"" if key.size else b"damaged")
+        _write(placeholder, _placeholder(key))
         with contextlib.suppress(FileNotFoundError):
             os.rename(self.path(key), f"{directory}/{key.name}")
         os.rename(placeholder, self.path(key))
+
+    def is_set_aside(self, key: Key, status: os.stat_result) -> bool:
+        """Whether an object of this status may be what ``set_aside`` leaves."""
+        return stat.S_ISREG(status.st_mode) and status.st_size == len(_placeholder(key))
+
+
+def _placeholder(key: Key) -> bytes:
+    """Something of another size."""
+    return b"" if key.size else b"damaged"
 
 
 def has_hash(descriptor: int, key: Key) -> bool:

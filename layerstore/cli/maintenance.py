@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from layerstore import gc
-from layerstore.cli import output
+from layerstore import check, gc, repair
+from layerstore.check import Finding
+from layerstore.cli import output, progress
+from layerstore.cli.images import short
 from layerstore.cli.output import json_option
 from layerstore.cli.settings import Settings, pass_settings
 from layerstore.gc import Amount, Item, Plan
+from layerstore.repair import Outcome
+from unionfs.model import printable
 
 _KINDS: Final = {
     "images": "images without a name",
@@ -102,4 +108,102 @@ def _as_json(planned: Plan, removed: Mapping[str, Amount] | None) -> dict[str, A
     }
 
 
-COMMANDS: Final[tuple[click.Command, ...]] = (collect,)
+@click.command("check")
+@click.option("--repair", "mend", is_flag=True, help="Mend what can be mended.")
+@click.option(
+    "--from",
+    "given",
+    metavar="SOURCE",
+    multiple=True,
+    help="With --repair: an archive, a layout or a layer's tar that has what is damaged.",
+)
+@json_option
+@pass_settings
+def check_(settings: Settings, mend: bool, given: tuple[str, ...], json_: bool) -> int:
+    """Verify everything that is in the store.
+
+    What is damaged is named, with the layers, images and paths that it touches, and set aside, so
+    that it is never read as if it were good. To repair, equal contents in the store are used, blobs
+    that were kept, and what --from names. To import an image again mends it, too.
+
+    The exit status is 1 if something is damaged and has not been repaired.
+
+    \b
+    Examples:
+      layerstore check
+      layerstore check --repair --from alpine.tar
+    """
+    if given and not mend:
+        raise click.UsageError("--from is for --repair")
+    with contextlib.ExitStack() as stack:
+        repository = stack.enter_context(settings.open())
+        watcher = stack.enter_context(progress.shown())
+        found = []
+        for finding in check.check(repository, watcher):
+            found.append(finding)
+            if not json_:
+                _show_finding(finding)
+        done = []
+        if mend:
+            sources = [stack.enter_context(repair.source(repository, Path(word))) for word in given]
+            done = list(repair.repair(repository, sources, watcher))
+        left = [item for item in found if item.is_damage and not repair.is_mended(repository, item)]
+        if json_:
+            output.as_json(
+                {
+                    "findings": [_finding_as_json(item, item in left) for item in found],
+                    "outcomes": [outcome._asdict() for outcome in done],
+                }
+            )
+        else:
+            _show_end(found, done, left, mend=mend)
+    return 1 if left else 0
+
+
+def _show_finding(finding: Finding) -> None:
+    click.echo(printable(f"{finding.kind.value} {finding.name} {finding.problem}"))
+    for place in finding.paths:
+        path = place.path.decode("utf-8", "surrogateescape")
+        click.echo(printable(f"    {path} in layer {short(place.layer)}"))
+    if not finding.paths:
+        for layer in finding.layers:
+            click.echo(f"    layer {short(layer)}")
+    for image in finding.images:
+        click.echo(printable(f"    image {image}"))
+
+
+def _show_end(
+    found: Sequence[Finding],
+    done: Sequence[Outcome],
+    left: Sequence[Finding],
+    *,
+    mend: bool,
+) -> None:
+    for outcome in done:
+        click.echo(printable(f"{outcome.name}: {outcome.how}"))
+    if not any(finding.is_damage for finding in found):
+        click.echo("Everything is as it should be.")
+    elif not left:
+        click.echo("Everything is repaired.")
+    elif mend:
+        click.echo("Not everything could be repaired: give a source with --from, or import again.")
+    else:
+        click.echo("Repair with layerstore check --repair, or import the images again.")
+
+
+def _finding_as_json(finding: Finding, is_left: bool) -> dict[str, Any]:
+    return {
+        "kind": finding.kind.value,
+        "name": finding.name,
+        "problem": finding.problem,
+        "layers": list(finding.layers),
+        "images": list(finding.images),
+        "paths": [
+            {"layer": place.layer, "path": place.path.decode("utf-8", "surrogateescape")}
+            for place in finding.paths
+        ],
+        "damaged": is_left,
+    }
+
+
+COMMANDS: Final[tuple[click.Command, ...]] = (collect, check_)
