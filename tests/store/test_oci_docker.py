@@ -110,15 +110,30 @@ def test_names_may_begin_with_the_way_to_here(tmp_path: Path) -> None:
     assert images(tmp_path, dotted)[0][1] == [A, B]
 
 
-def test_of_two_entries_of_one_name_the_later_counts(tmp_path: Path) -> None:
-    files = [*single(["a.tar", "b.tar"], {"a.tar": B, "b.tar": B}).items(), ("a.tar", A)]
+@pytest.mark.parametrize("later", [A, Link("c.tar"), Link("c.tar", hard=True)])
+@pytest.mark.parametrize("earlier", [B, Link("b.tar")])
+def test_of_two_entries_of_one_name_the_later_counts(
+    tmp_path: Path, earlier: bytes | Link, later: bytes | Link
+) -> None:
+    files = single(["a.tar", "b.tar"], {"a.tar": earlier, "b.tar": B, "c.tar": A})
     path = tmp_path / "archive"
-    path.write_bytes(tar(files))
+    path.write_bytes(tar([*files.items(), ("a.tar", later)]))
     with (
         open_images(path, spool=tmp_path, limits=LIMITS) as source,
         source.images()[0].layers[0].open() as reader,
     ):
         assert reader.read() == A
+
+
+def test_a_directory_takes_the_place_of_an_earlier_file(tmp_path: Path) -> None:
+    files = single(["a.tar", "b.tar"], {"a.tar": A, "b.tar": B})
+    path = tmp_path / "archive"
+    path.write_bytes(tar([*files.items(), ("a.tar", None)]))
+    with (
+        open_images(path, spool=tmp_path, limits=LIMITS) as source,
+        pytest.raises(InvalidContent, match=r"names a\.tar, which is missing"),
+    ):
+        source.images()
 
 
 def test_an_unpacked_archive_is_read_too(tmp_path: Path) -> None:

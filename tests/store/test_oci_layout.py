@@ -183,15 +183,15 @@ def test_of_an_image_for_several_platforms_this_machines_is_taken(
     assert image.references == tuple(annotations.values())
 
 
-def test_another_platform_can_be_asked_for(read: Read) -> None:
+@pytest.mark.parametrize("order", [1, -1])
+def test_another_platform_can_be_asked_for_and_the_nearest_is_taken(read: Read, order: int) -> None:
     layout = Layout()
-    layout.listed = [
-        layout.index(
-            layout.manifest(A, architecture="amd64", platform=platform("amd64")),
-            layout.manifest(B, architecture="arm", platform=platform("arm", "v5")),
-            layout.manifest(C, architecture="arm", platform=platform("arm", "v6")),
-        )
+    listed = [
+        layout.manifest(A, architecture="amd64", platform=platform("amd64")),
+        layout.manifest(B, architecture="arm", platform=platform("arm", "v5")),
+        layout.manifest(C, architecture="arm", platform=platform("arm", "v6")),
     ]
+    layout.listed = [layout.index(*listed[::order])]
     assert content(read(layout, "linux/arm/v7")[0]) == [C]
 
 
