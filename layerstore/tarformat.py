@@ -38,6 +38,8 @@ GNU_LONG_LINK: Final = b"K"
 PAX: Final = b"x"
 PAX_GLOBAL: Final = b"g"
 
+_SEVEN_BITS: Final = bytes(range(128))
+
 _SCHILY: Final = b"SCHILY.xattr."
 _LIBARCHIVE: Final = b"LIBARCHIVE.xattr."
 
@@ -105,7 +107,7 @@ def _check_sum(block: bytes, field: bytes) -> None:
     rest = block[:148] + block[156:]
     found = sum(rest) + 8 * ord(" ")
     # Some old tars summed signed bytes; Go reads them as well.
-    signed = found - 256 * sum(byte > 127 for byte in rest)
+    signed = found - 256 * len(rest.translate(None, _SEVEN_BITS))
     try:
         right = number(field) in (found, signed)
     except InvalidContent:
