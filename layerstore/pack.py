@@ -23,10 +23,11 @@ from layerstore.changes import Pair
 from layerstore.errors import StoreError, shown
 from layerstore.tarwriter import Member
 from layerstore.view import Identity, View, ViewNode, identity
+from unionfs import merge
 from unionfs.layers import markers
 from unionfs.layers.base import Layer
 from unionfs.merge import Source, Stack
-from unionfs.model import NO_ID, WHITEOUT
+from unionfs.model import NAME_MAX, NO_ID, WHITEOUT
 
 LeftOut = Callable[[bytes], None]
 """Called with the path of each socket: no tar can hold one, and a layer goes on without it."""
@@ -198,19 +199,32 @@ class _Difference:
             if after is None or not after.is_directory:
                 yield _Step(before, after, depth)
                 continue
-            through = before if self._shows_through(before, after) else None
-            if through is not None and self._is_kept(after.identity) and not everywhere:
+            through = before
+            if before is None or not self._shows_through(before, after):
+                through = None
+            elif self._is_kept(after.identity) and not everywhere:
                 continue
-            hidden = before if through is None else None
-            yield _Step(before, after, depth, hides=hidden is not None and _has_names(hidden))
+            elif self._loses_a_long_name(before, after):
+                through = None
+            hides = through is None and before is not None and _has_names(before)
+            yield _Step(before, after, depth, hides)
             levels.append(changes.pairs(through, after))
 
-    def _shows_through(self, before: ViewNode | None, after: ViewNode) -> bool:
+    def _shows_through(self, before: ViewNode, after: ViewNode) -> bool:
         """Whether what the base has in a directory is what it adds to the one after."""
-        if before is None or not before.is_directory:
+        if not before.is_directory:
             return False
         found = [source for source in map(identity, _showing(after.stack)) if self._is_kept(source)]
         return found == list(map(identity, _showing(before.stack)))
+
+    def _loses_a_long_name(self, before: ViewNode, after: ViewNode) -> bool:
+        """Whether a directory needs a whiteout whose name would be longer than names can be."""
+        nodes = (
+            self._whole.child(after, name)
+            for name in merge.children(before.stack)
+            if len(markers.whiteout_name(name)) > NAME_MAX
+        )
+        return any(node is None or node.is_socket for node in nodes)
 
     def _is_kept(self, inode: Identity) -> bool:
         """Whether an inode is one of the base."""
@@ -323,8 +337,11 @@ def _gone(before: ViewNode | None) -> list[Member]:
 
 
 def _whiteout(directory: ViewNode, name: bytes) -> Member:
-    _require_name(_below(directory, name), name)
-    return _marker(directory, markers.whiteout_name(name))
+    path, marker = _below(directory, name), markers.whiteout_name(name)
+    _require_name(path, name)
+    if len(marker) > NAME_MAX:
+        raise StoreError(f"{shown(path)}: too long a name for a layer to say that it is gone")
+    return _marker(directory, marker)
 
 
 def _marker(directory: ViewNode, name: bytes) -> Member:

@@ -158,6 +158,25 @@ def test_a_whiteout_of_what_is_not_there_is_left_out() -> None:
     )
 
 
+def test_a_name_that_no_whiteout_has_room_for_goes_with_all_of_its_directory() -> None:
+    fits, long = "f" * 251, "l" * 252
+
+    assert names(changes({fits: "", "kept": ""}, {fits: WHITEOUT})) == [f".wh.{fits}"]
+    assert names(changes({"d": {long: "", "kept": ""}}, {"d": {long: WHITEOUT}})) == [
+        "d/",
+        "d/.wh..wh..opq",
+        "d/kept",
+    ]
+    assert names(changes({"d": {long: "", "kept": ""}}, {"d": {"kept": "new"}})) == ["d/", "d/kept"]
+
+
+def test_a_layer_by_itself_can_not_say_that_such_a_name_is_gone() -> None:
+    (layer,) = memory({"d": {"l" * 252: WHITEOUT}})
+
+    with pytest.raises(StoreError, match=r"^d/l+: too long a name"):
+        list(pack_tree(layer, none_left_out))
+
+
 def test_an_opaque_directory_says_so_if_it_hides_something() -> None:
     assert names(changes({"d": {"a": "", "b": ""}}, {"d": opaque({"b": "", "c": ""})})) == [
         "d/",
