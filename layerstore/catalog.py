@@ -85,9 +85,10 @@ class Catalog:
 
     def __init__(self, path: str) -> None:
         self._changing = threading.Lock()
-        self._database = sqlite3.connect(
-            path, timeout=_SECONDS_TO_WAIT, isolation_level=None, check_same_thread=False
-        )
+        with database.errors("the catalog", _REMEDY):
+            self._database = sqlite3.connect(
+                path, timeout=_SECONDS_TO_WAIT, isolation_level=None, check_same_thread=False
+            )
         try:
             self._open()
         except BaseException:

@@ -25,6 +25,7 @@ from layerstore.catalog import BlobRow, ManifestRow
 from layerstore.errors import Damaged, InvalidContent
 from layerstore.index import ROOT, Index
 from layerstore.ingest import INDEX, RECIPE, Tell
+from layerstore.limits import UNLIMITED
 from layerstore.objects import PARTS, Key, Objects, key_of
 from layerstore.oci.documents import ImageConfig, Manifest, parse_config, parse_document
 from layerstore.progress import Nobody, Progress
@@ -162,12 +163,12 @@ class _Catalog:
 
 def _parsed(image: str, config: bytes) -> ImageConfig:
     _check_digest(image, config)
-    return parse_config(config, _NOT_CLEAR, proof.UNLIMITED)
+    return parse_config(config, _NOT_CLEAR, UNLIMITED)
 
 
 def _check_manifest(row: ManifestRow) -> None:
     _check_digest(row.manifest, row.content)
-    manifest = parse_document(row.content, _NOT_CLEAR, proof.UNLIMITED)
+    manifest = parse_document(row.content, _NOT_CLEAR, UNLIMITED)
     if not isinstance(manifest, Manifest) or manifest.config.digest != row.image:
         raise InvalidContent("is not of the image that it is kept for")
 

@@ -17,6 +17,7 @@ from layerstore.compression import Compression, compress
 from layerstore.digest import Digest, HashingReader
 from layerstore.errors import Damaged, InvalidContent, StoreError
 from layerstore.extract import Extracted, extract
+from layerstore.limits import UNLIMITED
 from layerstore.oci import documents, writer
 from layerstore.oci.documents import Descriptor, Manifest
 from layerstore.oci.names import normalised
@@ -60,6 +61,14 @@ def named(image: Image, word: str) -> tuple[str, ...]:
         known for known in image.names if name and (known == name or known.endswith(f"/{name}"))
     ]
     return tuple(found or image.names)
+
+
+def only_layer(image: Image) -> str:
+    """The layer of an image that has one. Raises StoreError if it has several, or none."""
+    if len(image.layers) != 1:
+        listed = ", ".join(diff_id[:_SHOWN_DIGITS] for diff_id in image.layers)
+        raise StoreError(f"{image.title} has {len(image.layers)} layers; name one: {listed}")
+    return image.layers[0]
 
 
 def export_images(
@@ -204,9 +213,7 @@ class _Blobs:
     def _known_manifests(self, image: Image) -> list[tuple[bytes, Manifest]]:
         found = []
         for digest, content in self._repository.catalog.manifests(image.id):
-            manifest = documents.parse_document(
-                content, f"manifest {digest}", self._repository.limits
-            )
+            manifest = documents.parse_document(content, f"manifest {digest}", UNLIMITED)
             if isinstance(manifest, Manifest):
                 found.append((content, manifest))
         return found

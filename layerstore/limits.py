@@ -30,3 +30,6 @@ class Limits:
 
 RATIO_FREE: Final = 1 << 26
 """Bytes that may come out of a stream before its ratio counts: small files may be very regular."""
+
+UNLIMITED: Final = Limits(*[1 << 62] * 8)
+"""For what is in the store: it was let in by limits that nobody remembers."""

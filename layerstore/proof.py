@@ -22,14 +22,11 @@ from layerstore import layertar, recipe, tarstream
 from layerstore.errors import Damaged, InvalidContent
 from layerstore.index import Index, IndexWriter
 from layerstore.ingest import INDEX, RECIPE, Tell, blocks_of, is_small
-from layerstore.limits import Limits
+from layerstore.limits import UNLIMITED
 from layerstore.objects import Key, Objects, ObjectWriter
 from layerstore.pieces import PieceReader
 from layerstore.readahead import ReadAhead
 from layerstore.tarstream import TarEntry
-
-UNLIMITED: Final = Limits(*[1 << 62] * 8)
-"""For what is in the store: it was let in by limits that nobody remembers."""
 
 _TABLES: Final = {
     "sqlite_schema": "type, name, tbl_name, sql FROM sqlite_schema ORDER BY name",

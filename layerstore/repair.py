@@ -24,7 +24,7 @@ from layerstore.compression import open_decompressed
 from layerstore.errors import Damaged, InvalidContent, StoreError
 from layerstore.index import Index
 from layerstore.ingest import INDEX, RECIPE, Claim, ingest
-from layerstore.limits import Limits
+from layerstore.limits import UNLIMITED, Limits
 from layerstore.objects import Key, Objects
 from layerstore.oci import platforms, sources
 from layerstore.oci.documents import parse_config
@@ -32,7 +32,6 @@ from layerstore.oci.images import SourceImage
 from layerstore.oci.sources import Images
 from layerstore.pieces import PieceReader
 from layerstore.progress import Nobody, Progress
-from layerstore.proof import UNLIMITED
 from layerstore.repository import Repository
 from layerstore.tarstream import Reader
 from unionfs.model import printable

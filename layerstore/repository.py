@@ -18,7 +18,7 @@ from layerstore.compression import Compression
 from layerstore.errors import Damaged, StoreError
 from layerstore.ingest import Claim, Ingested, Tell, ingest
 from layerstore.layer import StoredLayer
-from layerstore.limits import Limits
+from layerstore.limits import UNLIMITED, Limits
 from layerstore.objects import Objects
 from layerstore.oci.documents import History, ImageConfig, parse_config
 from layerstore.oci.names import normalised
@@ -197,7 +197,7 @@ class Repository:
         return self.image(found)
 
     def has(self, word: str) -> bool:
-        """Whether ``find`` would find an image, or say that there are several."""
+        """Whether ``find`` would find an image. Raises StoreError if there are several."""
         return self._find(word) is not None
 
     def _find(self, word: str) -> str | None:
@@ -220,6 +220,14 @@ class Repository:
         if len(found) > 1:
             raise StoreError(f"{word} may be any of {len(found)}; write more of it")
         return found.pop() if found else None
+
+    def tag(self, word: str, new: Iterable[str]) -> None:
+        """Give an image more names; another image loses them. Raises StoreError; then all stay."""
+        found = self.find(word)
+        wanted = [names.require(name) for name in new]
+        with self.catalog.changing():
+            for name in wanted:
+                self.catalog.set_tag(name, found.id)
 
     def untag(self, words: Iterable[str]) -> None:
         """Take names away. Raises StoreError if one is not there; then all stay."""
@@ -247,7 +255,7 @@ class Repository:
             return opened
 
     def _image(self, row: ImageRow, known: Iterable[str]) -> Image:
-        config = parse_config(row.config, f"the config of image {row.image}", self.limits)
+        config = parse_config(row.config, f"the config of image {row.image}", UNLIMITED)
         return Image(row.image, tuple(sorted(known)), config, row.config, row.added)
 
     # Temporaries
