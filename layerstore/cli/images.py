@@ -16,8 +16,15 @@ from layerstore.cli import output, progress
 from layerstore.cli.output import json_option
 from layerstore.cli.settings import Settings, pass_settings
 from layerstore.compression import Compression
-from layerstore.errors import StoreError, shown
-from layerstore.exporting import Format, export_images, export_layer, export_tree, named
+from layerstore.errors import shown
+from layerstore.exporting import (
+    Format,
+    export_images,
+    export_layer,
+    export_tree,
+    named,
+    only_layer,
+)
 from layerstore.extract import Extracted
 from layerstore.importing import Imported, Options, import_path, import_stream
 from layerstore.repository import Image, Repository
@@ -174,11 +181,7 @@ def _only_layer(repository: Repository, words: tuple[str, ...]) -> str:
         raise click.UsageError("the format layer is for one layer")
     if diff_id := repository.find_layer(words[0]):
         return diff_id
-    image = repository.find(words[0])
-    if len(image.layers) != 1:
-        listed = ", ".join(short(diff_id) for diff_id in image.layers)
-        raise StoreError(f"{image.title} has {len(image.layers)} layers; name one: {listed}")
-    return image.layers[0]
+    return only_layer(repository.find(words[0]))
 
 
 @click.command()
@@ -309,12 +312,8 @@ def tag(settings: Settings, image: str, name: tuple[str, ...]) -> None:
     Example:
       layerstore tag alpine:3.20 base:stable
     """
-    wanted = [names.require(word) for word in name]
     with settings.open() as repository:
-        found = repository.find(image)
-        with repository.catalog.changing():
-            for word in wanted:
-                repository.catalog.set_tag(word, found.id)
+        repository.tag(image, name)
 
 
 @click.command()
