@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -16,7 +16,7 @@ from layerstore.cli import output, progress
 from layerstore.cli.output import json_option
 from layerstore.cli.settings import Settings, pass_settings
 from layerstore.compression import Compression
-from layerstore.errors import shown
+from layerstore.errors import InvalidContent, shown
 from layerstore.exporting import (
     Format,
     export_images,
@@ -84,7 +84,7 @@ def import_(
       docker save app | layerstore import -
     """
     options = Options([names.require(tag) for tag in tags], platform, reference, keep_blobs)
-    with settings.open() as repository, progress.shown() as watcher:
+    with settings.open() as repository, progress.shown() as watcher, _naming(source):
         if source == _STANDARD_STREAM:
             stream = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115
             found = import_stream(repository, stream, options, watcher)
@@ -100,6 +100,16 @@ def import_(
         called = ", ".join(image.names) or "no name; give it one with layerstore tag"
         layers = f"{len(image.layers)} layer{'s' * (len(image.layers) != 1)}, {item.new} new"
         click.echo(f"{short(image.id)}  {called}  ({layers})")
+
+
+@contextlib.contextmanager
+def _naming(source: str) -> Iterator[None]:
+    """Errors about what is in the source begin with its name."""
+    try:
+        yield
+    except InvalidContent as error:
+        name = "standard input" if source == _STANDARD_STREAM else source
+        raise type(error)(f"{name}: {error}") from error
 
 
 def _imported(item: Imported) -> dict[str, Any]:
