@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Self
@@ -253,9 +254,8 @@ def _remove_objects(repository: Repository, planned: Plan) -> Amount:
         with leases.locked(repository.paths.lock, alone=True):
             planned.look(repository, repository.layers())
             for key, size in planned.unneeded(first).items():
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(repository.objects.path(key))
-                    removed += Amount(1, size)
+                _remove(repository.objects.path(key))
+                removed += Amount(1, size)
     return removed
 
 
@@ -283,8 +283,7 @@ def _remove_blobs(repository: Repository, planned: Iterable[Item]) -> list[Item]
         for item in removed:
             repository.catalog.remove_blob(item.name)
     for item in removed:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(repository.paths.blob(item.name))
+        _remove(repository.paths.blob(item.name))
     return removed
 
 
@@ -303,7 +302,7 @@ def _remove_damaged(repository: Repository, planned: Iterable[Item]) -> list[Ite
     present = {item.name for item in _damaged(repository)}
     removed = [item for item in planned if item.name in present]
     for item in removed:
-        os.unlink(f"{repository.paths.damaged}/{item.name}")
+        _remove(f"{repository.paths.damaged}/{item.name}")
     return removed
 
 
@@ -319,6 +318,16 @@ def _remove_temporaries(repository: Repository, planned: Iterable[Item]) -> list
     return [
         item for item in planned if workspace.remove(f"{repository.paths.temporary}/{item.name}")
     ]
+
+
+def _remove(path: str) -> None:
+    """Remove a file that may have gone; or, what only damage can bring, a directory."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except IsADirectoryError:
+        shutil.rmtree(path)
 
 
 # Sizes

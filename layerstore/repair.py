@@ -133,11 +133,17 @@ def repair(
     """
     watcher = progress or Nobody()
     yield from _documents(repository, given)
-    for diff_id in damage.layers(repository):
-        with repository.turn(diff_id):
-            how = _Layer(repository, diff_id, given, watcher).repair()
-        if how is not None:
-            yield Outcome(diff_id, f"repaired {how}")
+    left = damage.layers(repository)
+    before = None
+    # One that was mended may have brought what another needs.
+    while left != before:
+        before = left
+        for diff_id in left:
+            with repository.turn(diff_id):
+                how = _Layer(repository, diff_id, given, watcher).repair()
+            if how is not None:
+                yield Outcome(diff_id, f"repaired {how}")
+        left = damage.layers(repository)
 
 
 def is_mended(repository: Repository, finding: Finding) -> bool:
