@@ -90,7 +90,11 @@ def ingest(
     Raises InvalidContent (LimitExceeded) if it is not what *claim* says or a layer can't be so,
     and OSError; then the store is as it was.
     """
-    with workspace(paths.temporary) as directory, contextlib.ExitStack() as stack:
+    with (
+        workspace(paths.temporary) as directory,
+        database.system_errors(_THE_INDEX),
+        contextlib.ExitStack() as stack,
+    ):
         kept = stack.enter_context(open(f"{directory}/{_BLOB}", "xb")) if keep else None
         blob = _Blob(source, tell, kept)
         content = open_decompressed(blob, limits)
@@ -102,14 +106,14 @@ def ingest(
             if content.compression is not Compression.NONE:
                 hasher.update(chunk)
 
-        with database.system_errors(_THE_INDEX), ReadAhead(content, seen) as reader:
+        with ReadAhead(content, seen) as reader:
             tarstream.read(reader, build, limits)
         blob.check(claim)
         compressed = content.compression is not Compression.NONE
         diff_id = Digest(f"sha256:{hasher.hexdigest()}") if compressed else blob.digest
         if claim.diff_id not in (None, diff_id):
             raise InvalidContent(f"its diff ID is {diff_id}, and not {claim.diff_id} as claimed")
-        with database.system_errors(_THE_INDEX), leases.locked(paths.lock, alone=False):
+        with leases.locked(paths.lock, alone=False):
             build.finish()
             if kept is not None:
                 kept.close()
@@ -202,10 +206,10 @@ class _Build:
         os.mkdir(f"{directory}/{_LAYER}", 0o700)
         os.mkdir(f"{directory}/{_STAGED}", 0o700)
         self._staging = Staging(Objects(paths.objects), f"{directory}/{_STAGED}")
-        self._file = open(f"{directory}/{_LAYER}/{RECIPE}", "xb")  # noqa: SIM115
-        self._recipe = RecipeWriter(self._file)
         self._path = f"{directory}/{_LAYER}"
         self._index = IndexWriter(f"{self._path}/{INDEX}")
+        self._file = open(f"{self._path}/{RECIPE}", "xb")  # noqa: SIM115
+        self._recipe = RecipeWriter(self._file)
         self._size = 0
         self._current: _Content | None = None
         self._content: int | None = None
@@ -215,11 +219,12 @@ class _Build:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        if self._current is not None:
-            self._current.abandon()
         if not self._complete:
             self._index.close(keep=False)
+        if self._current is not None:
+            self._current.abandon()
+        # Last, as it may fail: it writes what it has in memory.
+        self._file.close()
 
     def literal(self, piece: bytes) -> None:
         self._size += len(piece)

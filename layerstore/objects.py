@@ -18,8 +18,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import stat
 import re
+import stat
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 

@@ -187,6 +187,7 @@ class _Parser:
         self._sink = sink
         self._limits = limits
         self._entries = 0
+        self._bytes = 0
         self._extended = _Extended()
         self._name = b""
 
@@ -381,8 +382,12 @@ class _Parser:
         pieces, entry.size, used = self._sparse(block, header, records, stored)
         if pieces is None:
             pieces, entry.size = [(0, stored)], stored
-        if entry.size > self._limits.bytes:
-            raise LimitExceeded(f"a file of {entry.size} bytes; allow more with --limit bytes=N")
+        self._bytes += entry.size
+        if self._bytes > self._limits.bytes:
+            # Holes take no room, but whoever reads them has to read that much.
+            raise LimitExceeded(
+                f"more than {self._limits.bytes} bytes in files; allow more with --limit bytes=N"
+            )
         tarformat.check_pieces(pieces, stored - used, entry.size)
         writer = self._sink.content(entry)
         at = 0
