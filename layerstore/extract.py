@@ -273,7 +273,8 @@ def _copy(content: Source, target: int, size: int) -> None:
     if size > VERIFIED_AT_OPEN and isinstance(layer, StoredLayer):
         key = layer.index.inode(entry.handle).key
         if key is not None and not has_hash(target, key):
-            raise OSError(errno.EIO, f"object {key.name} is damaged; see layerstore check")
+            what = f"layer {layer.identity}: object {key.name}"
+            raise OSError(errno.EIO, f"{what} is damaged; see layerstore check")
 
 
 def _give(target: int | bytes, uid: int, gid: int) -> bool:

@@ -285,7 +285,8 @@ def test_what_is_damaged_in_the_store_is_not_given_out(
             file.seek(size - 1)
             file.write(b"x")
         error = _fails(errno.EIO, target, "d/file", layer)
-    assert error.strerror == f"object {damaged.name} is damaged; see layerstore check"
+        what = f"layer {layer.identity}: object {damaged.name}"
+    assert error.strerror == f"{what} is damaged; see layerstore check"
 
 
 # Hostile layers
