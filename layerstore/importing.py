@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from layerstore import pack
+from layerstore import digest, pack
+from layerstore.digest import Digest, VerifyingReader
 from layerstore.errors import InvalidContent, StoreError
-from layerstore.ingest import Claim
+from layerstore.ingest import Claim, Ingested, Tell
 from layerstore.oci import platforms
 from layerstore.oci.documents import History, make_config
 from layerstore.oci.images import SourceImage, SourceLayer
@@ -115,17 +116,17 @@ def _import_images(
             raise StoreError(
                 f"{len(found)} images are in there ({called}): choose one with --reference"
             )
-        return [_import_image(repository, image, options, progress) for image in found]
+        with _Layers(repository, options, progress) as layers:
+            layers.add(layer for image in found for layer in image.layers)
+            # Only now, when nothing can be wrong any more.
+            return [_add_image(repository, image, options.names, layers) for image in found]
 
 
-def _import_image(
-    repository: Repository, image: SourceImage, options: Options, progress: Progress
+def _add_image(
+    repository: Repository, image: SourceImage, names: Sequence[str], layers: _Layers
 ) -> Imported:
-    layers = {layer.diff_id: layer for layer in image.layers}
-    with _Layers(repository, options, progress) as added:
-        added.add(layers.values())
-        names = options.names or image.names
-        return Imported(repository.add_image(image.config, image.manifest, names), new=added.new)
+    added = repository.add_image(image.config, image.manifest, names or image.names)
+    return Imported(added, len(layers.new.intersection(added.layers)))
 
 
 class _Layers:
@@ -137,7 +138,8 @@ class _Layers:
         self._progress = progress
         self._leases = contextlib.ExitStack()
         self._lock = threading.Lock()
-        self.new = 0
+        self._stopped = threading.Event()
+        self.new: set[str] = set()
 
     def __enter__(self) -> _Layers:
         return self
@@ -147,14 +149,22 @@ class _Layers:
 
     def add(self, layers: Iterable[SourceLayer]) -> None:
         """Have all of them. Raises what the first that fails raises, after all have ended."""
+        # What is kept of a layer is kept of each blob; otherwise any blob of it will do.
+        wanted = {
+            (layer.diff_id, layer.digest if self._options.keep_blobs else None): layer
+            for layer in layers
+        }
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            running = [pool.submit(self._add, layer) for layer in layers]
+            running = [pool.submit(self._add, layer) for layer in wanted.values()]
             try:
                 for work in running:
                     work.result()
-            except BaseException:
+            except BaseException as error:
                 for work in running:
                     work.cancel()
+                if not isinstance(error, Exception):
+                    # Whoever presses Ctrl-C does not want to wait for the layers that have begun.
+                    self._stopped.set()
                 raise
 
     def _add(self, layer: SourceLayer) -> None:
@@ -164,31 +174,57 @@ class _Layers:
             # Whoever had the turn before may have added it.
             if self._is_there(layer):
                 return
-            claim = Claim(layer.diff_id, layer.digest, layer.size)
             title = layer.diff_id[:_SHOWN_DIGITS]
             tell = self._progress.begin(title, layer.content.size)
             try:
-                with layer.open() as reader:
-                    added = self._repository.add_layer(
-                        reader, claim, tell, keep_blob=self._options.keep_blobs
-                    )
+                added = self._read(layer, tell)
             except InvalidContent as error:
                 raise type(error)(f"layer {title}: {error}") from error
-            self._keep(added.lease, new=True)
+            self._keep(added.lease, [added.diff_id] if added.new else [])
+
+    def _read(self, layer: SourceLayer, tell: Tell) -> Ingested:
+        told, size = _sha256(layer.digest), layer.size
+        with layer.open() as reader:
+            source: Reader = _Stoppable(reader, self._stopped)
+            if layer.digest is not None and size is not None and told is None:
+                source = VerifyingReader(source, layer.digest, size)
+            return self._repository.add_layer(
+                source, Claim(layer.diff_id, told, size), tell, keep_blob=self._options.keep_blobs
+            )
 
     def _is_there(self, layer: SourceLayer) -> bool:
-        if self._options.keep_blobs and not self._repository.kept_blob(layer.diff_id):
+        if self._options.keep_blobs and not self._repository.kept_blob(
+            layer.diff_id, _sha256(layer.digest)
+        ):
             return False
         lease = self._repository.hold_layer(layer.diff_id)
         if lease is None:
             return False
-        self._keep(lease, new=False)
+        self._keep(lease, [])
         return True
 
-    def _keep(self, lease: int, *, new: bool) -> None:
+    def _keep(self, lease: int, new: Iterable[str]) -> None:
         with self._lock:
             self._leases.callback(os.close, lease)
-            self.new += new
+            self.new.update(new)
+
+
+def _sha256(told: Digest | None) -> Digest | None:
+    """A digest of the kind that the store knows blobs by."""
+    return told if told is not None and digest.algorithm(told) == "sha256" else None
+
+
+class _Stoppable:
+    """A source until somebody says stop; then reading it fails."""
+
+    def __init__(self, source: Reader, stopped: threading.Event) -> None:
+        self._source = source
+        self._stopped = stopped
+
+    def read(self, size: int, /) -> bytes:
+        if self._stopped.is_set():
+            raise StoreError("the import was stopped")
+        return self._source.read(size)
 
 
 # Single layers
@@ -211,10 +247,10 @@ def _import_layer(
     options: Options,
     progress: Progress,
 ) -> Imported:
+    platform = platforms.parse(options.platform) if options.platform else platforms.host()
     tell = progress.begin("layer", size)
     added = repository.add_layer(source, Claim(), tell, keep_blob=options.keep_blobs)
     try:
-        platform = platforms.parse(options.platform) if options.platform else platforms.host()
         # No time of today in it: the same tar gives the same image, whenever it is imported.
         config = make_config([added.diff_id], [History(created_by="layerstore import")], platform)
         return Imported(repository.add_image(config, None, options.names), new=int(added.new))

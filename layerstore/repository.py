@@ -14,7 +14,6 @@ from typing import Final, Self
 
 from layerstore import digest, leases, names, paths, workspace
 from layerstore.catalog import BlobRow, Catalog, ImageRow
-from layerstore.compression import Compression
 from layerstore.errors import Damaged, StoreError
 from layerstore.ingest import Claim, Ingested, Tell, ingest
 from layerstore.layer import StoredLayer
@@ -145,11 +144,10 @@ class Repository:
         except FileNotFoundError:
             return None
 
-    def kept_blob(self, diff_id: str, compression: Compression | None = None) -> BlobRow | None:
-        """A blob that was kept for a layer, if there is one (of this compression)."""
+    def kept_blob(self, diff_id: str, blob: str | None = None) -> BlobRow | None:
+        """A blob that was kept for a layer, if there is one (with the digest *blob*)."""
         for row in self.catalog.blobs_of(diff_id):
-            fits = compression is None or row.compression == compression.value
-            if fits and os.path.exists(self.paths.blob(row.blob)):
+            if blob in (None, row.blob) and os.path.exists(self.paths.blob(row.blob)):
                 return row
         return None
 
