@@ -521,17 +521,19 @@ def test_leftovers_are_no_findings(repository: Repository) -> None:
 # Any byte
 
 
+def names_in(repository: Repository) -> object:
+    return [(image.id, image.names) for image in repository.images()]
+
+
 def readable(repository: Repository) -> dict[str, object]:
     """All that the store gives without an error: layers as tars and as trees, documents."""
     given: dict[str, object] = {}
-    with contextlib.suppress(StoreError):
-        for name, image in repository.catalog.tags():
-            given[f"name {name}"] = image
     for name in ("one:1", "two:1"):
         with contextlib.suppress(StoreError):
             image = repository.find(name)
-            given[f"image {name}"] = (image.id, image.raw, image.names)
-            given[f"manifests {name}"] = repository.catalog.manifests(image.id)
+            given[f"image {name}"] = (image.id, image.raw)
+            for digest, content in repository.catalog.manifests(image.id):
+                given[f"manifest of {name} {digest}"] = content
     for diff_id in repository.layers():
         with contextlib.suppress(StoreError, OSError):
             given[f"tar {diff_id}"] = b"".join(layertar.tar(repository, diff_id))
@@ -562,7 +564,7 @@ def test_whatever_byte_is_changed_nothing_wrong_is_read_after_a_check(
     """Not even if it changed nothing that is ever looked at, and so is no finding."""
     chance = random.Random(9)
     with store.opened() as repository:
-        good = readable(repository)
+        good, names = readable(repository), names_in(repository)
     copy = store.path.with_name("copy")
     reported = 0
     rounds = 40 * campaign
@@ -574,8 +576,10 @@ def test_whatever_byte_is_changed_nothing_wrong_is_read_after_a_check(
         change(str(path), chance.randrange(path.stat().st_size), 1 << chance.randrange(8))
         try:
             with StoreBuilder(copy).opened() as repository:
-                reported += any(finding.is_damage for finding in check.check(repository))
+                damaged = any(finding.is_damage for finding in check.check(repository))
+                reported += damaged
                 now = readable(repository)
+                assert damaged or names_in(repository) == names, path
         except Damaged:
             reported += 1
             continue
