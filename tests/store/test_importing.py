@@ -45,13 +45,17 @@ pytestmark = pytest.mark.usefixtures("nothing_left_open")
 A, B, C = (tars.tar(tars.file(name, name.encode() * 1000)) for name in "abc")
 
 
+def gzipped(data: bytes) -> bytes:
+    return gzip.compress(data, mtime=0)
+
+
 def compressed(layout: Layout, *layers: bytes, **more: object) -> Document:
     """Put an image with gzip layers in; answers its manifest's descriptor."""
     document = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
         "config": layout.blob(as_json(config(*layers)), CONFIG),
-        "layers": [layout.blob(gzip.compress(one), f"{LAYER}+gzip") for one in layers],
+        "layers": [layout.blob(gzipped(one), f"{LAYER}+gzip") for one in layers],
     }
     return layout.blob(as_json(document), MANIFEST, **more)
 
@@ -89,7 +93,7 @@ def test_an_image_comes_in_with_its_documents_as_they_are(
 def test_layers_that_are_there_are_not_read_again(repository: Repository, tmp_path: Path) -> None:
     imported(repository, layout_of(("a:1", [A, B])).write(tmp_path / "one"))
     layout = layout_of(("a:2", [A, C]))
-    layout.files["blobs/sha256/" + sha256(gzip.compress(A))[7:]] = b"x" * len(gzip.compress(A))
+    layout.files["blobs/sha256/" + sha256(gzipped(A))[7:]] = b"x" * len(gzipped(A))
     (found,) = imported(repository, layout.write(tmp_path / "two"))
     assert found.new == 1
     assert len(repository.layers()) == 3
@@ -161,8 +165,8 @@ def test_of_an_image_with_a_wrong_layer_nothing_is_added_but_finished_layers(
     repository: Repository, tmp_path: Path, keep_blobs: bool
 ) -> None:
     layout = layout_of(("a:1", [A, B]))
-    blob = gzip.compress(B)
-    layout.files["blobs/sha256/" + sha256(blob)[7:]] = gzip.compress(C)[: len(blob)].ljust(
+    blob = gzipped(B)
+    layout.files["blobs/sha256/" + sha256(blob)[7:]] = gzipped(C)[: len(blob)].ljust(
         len(blob), b"\0"
     )
     with pytest.raises(InvalidContent, match=f"layer {sha256(B)[:19]}: "):
@@ -189,7 +193,7 @@ def test_a_diff_id_that_is_not_its_layer_s_is_refused(
 
 def test_of_several_images_all_come_in_or_none(repository: Repository, tmp_path: Path) -> None:
     layout = layout_of(("a:1", [A]), ("b:1", [B]))
-    layout.replace({"digest": sha256(gzip.compress(B))}, b"x" * len(gzip.compress(B)))
+    layout.replace({"digest": sha256(gzipped(B))}, b"x" * len(gzipped(B)))
     with pytest.raises(InvalidContent, match=f"layer {sha256(B)[:19]}"):
         imported(repository, layout.archive(tmp_path / "source"))
     assert repository.images() == []
@@ -215,7 +219,7 @@ def test_a_blob_may_be_known_by_another_digest_than_sha256(
     repository: Repository, tmp_path: Path
 ) -> None:
     layout = Layout()
-    blob = gzip.compress(A)
+    blob = gzipped(A)
     digits = hashlib.sha512(blob).hexdigest()
     layout.files[f"blobs/sha512/{digits}"] = blob
     layer = {"mediaType": f"{LAYER}+gzip", "digest": f"sha512:{digits}", "size": len(blob)}
@@ -231,7 +235,7 @@ def test_a_blob_may_be_known_by_another_digest_than_sha256(
 
 def test_a_wrong_digest_of_another_kind_is_refused(repository: Repository, tmp_path: Path) -> None:
     layout = Layout()
-    blob = gzip.compress(A)
+    blob = gzipped(A)
     layout.files[f"blobs/sha512/{'0' * 128}"] = blob
     layer = {"mediaType": f"{LAYER}+gzip", "digest": f"sha512:{'0' * 128}", "size": len(blob)}
     document = {
@@ -254,15 +258,15 @@ def test_blobs_are_kept_if_asked_for(repository: Repository, tmp_path: Path) -> 
     assert repository.catalog.blobs() == []
     imported(repository, source, keep_blobs=True)
     assert {row.blob for row in repository.catalog.blobs()} == {
-        sha256(gzip.compress(A)),
-        sha256(gzip.compress(B)),
+        sha256(gzipped(A)),
+        sha256(gzipped(B)),
     }
 
 
 def test_each_blob_of_a_layer_is_kept(repository: Repository, tmp_path: Path) -> None:
     imported(repository, layout_of(("a:1", [A])).write(tmp_path / "one"), keep_blobs=True)
     layout = Layout()
-    other = gzip.compress(A, 1) + gzip.compress(b"")
+    other = gzipped(A) + gzipped(b"")
     document = {
         "schemaVersion": 2,
         "config": layout.blob(as_json(config(A)), CONFIG),
@@ -271,7 +275,7 @@ def test_each_blob_of_a_layer_is_kept(repository: Repository, tmp_path: Path) ->
     layout.listed.append(layout.blob(as_json(document), MANIFEST))
     imported(repository, layout.write(tmp_path / "two"), keep_blobs=True)
     assert {row.blob for row in repository.catalog.blobs()} == {
-        sha256(gzip.compress(A)),
+        sha256(gzipped(A)),
         sha256(other),
     }
 
@@ -279,16 +283,16 @@ def test_each_blob_of_a_layer_is_kept(repository: Repository, tmp_path: Path) ->
 def test_a_kept_blob_that_is_gone_is_kept_again(repository: Repository, tmp_path: Path) -> None:
     source = layout_of(("a:1", [A])).write(tmp_path / "source")
     imported(repository, source, keep_blobs=True)
-    path = Path(repository.paths.blob(sha256(gzip.compress(A))))
+    path = Path(repository.paths.blob(sha256(gzipped(A))))
     path.unlink()
     imported(repository, source, keep_blobs=True)
-    assert path.read_bytes() == gzip.compress(A)
+    assert path.read_bytes() == gzipped(A)
 
 
 # Layers and trees
 
 
-@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize("pack", [bytes, gzipped], ids=["plain", "gzip"])
 def test_a_tar_becomes_an_image_of_one_layer(
     repository: Repository, tmp_path: Path, pack: Callable[[bytes], bytes]
 ) -> None:
@@ -305,7 +309,7 @@ def test_the_same_tar_is_the_same_image_whenever_it_comes(
 ) -> None:
     (tmp_path / "layer").write_bytes(A)
     (first,) = imported(repository, tmp_path / "layer")
-    (tmp_path / "layer").write_bytes(gzip.compress(A))
+    (tmp_path / "layer").write_bytes(gzipped(A))
     (second,) = imported(repository, tmp_path / "layer")
     assert first.image.id == second.image.id
     assert second.new == 0
@@ -360,7 +364,7 @@ def test_what_is_no_source_is_refused(repository: Repository, tmp_path: Path, na
 # Streams
 
 
-@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize("pack", [bytes, gzipped], ids=["plain", "gzip"])
 @pytest.mark.parametrize("kind", ["layer", "layout", "docker archive"])
 def test_a_stream_may_be_anything_that_a_file_may(
     repository: Repository, tmp_path: Path, kind: str, pack: Callable[[bytes], bytes]
@@ -376,7 +380,7 @@ def test_a_stream_may_be_anything_that_a_file_may(
     assert os.listdir(repository.paths.temporary) == []
 
 
-@pytest.mark.parametrize("data", [b"", b"nonsense", gzip.compress(b""), A[:100]])
+@pytest.mark.parametrize("data", [b"", b"nonsense", gzipped(b""), A[:100]])
 def test_a_stream_of_something_else_is_refused(repository: Repository, data: bytes) -> None:
     with pytest.raises(InvalidContent):
         import_stream(repository, io.BytesIO(data), Options())
