@@ -217,20 +217,24 @@ def test_a_file_that_becomes_a_fifo_holds_nobody_up(union: Mounts[UnionMount], w
     layers: list[Tree] = [layer, {}] if where == "lower" else [{}, layer]
     mount = union(layers[0], upper=layers[1])
     changed = mount.layers[0] if where == "lower" else mount.changes
-    for name in ("file", "written"):
-        (mount / name).stat()
-        (changed / name).unlink()
-        os.mkfifo(changed / name)
     opened = []
+    # By name, the mount may show the FIFO by then, and whoever opens it waits for its other end.
+    with (
+        linux.opened(mount / "file", os.O_PATH) as file,
+        linux.opened(mount / "written", os.O_PATH) as written,
+    ):
 
-    def use() -> None:
-        opened.append(_result((mount / "file").read_bytes))
-        opened.append(_result(lambda: (mount / "written").write_text("x")))
+        def use() -> None:
+            opened.append(_result(Path(f"/proc/self/fd/{file}").read_bytes))
+            opened.append(_result(lambda: Path(f"/proc/self/fd/{written}").write_text("x")))
 
-    thread = threading.Thread(target=use)
-    thread.start()
-    thread.join(SECONDS)
-    held_up = thread.is_alive()
+        for name in ("file", "written"):
+            (changed / name).unlink()
+            os.mkfifo(changed / name)
+        thread = threading.Thread(target=use)
+        thread.start()
+        thread.join(SECONDS)
+        held_up = thread.is_alive()
     for name in ("file", "written"):
         # Whoever waits for the other end gets it.
         with suppress(OSError), linux.opened(changed / name, os.O_RDWR | os.O_NONBLOCK):
