@@ -83,9 +83,9 @@ def ingest(
 ) -> Ingested:
     """Read a layer, compressed or not, into the store.
 
-    keep: keep the blob as it comes, too; is told of it before it is in the store. replace: if the
-    layer is there already, put this in its place; otherwise what is there stays, unless it is known
-    to be damaged.
+    keep: keep the blob as it comes, too; is told of it once it is there, under the store's lock.
+    replace: if the layer is there already, put this in its place; otherwise what is there stays,
+    unless it is known to be damaged.
 
     Raises InvalidContent (LimitExceeded) if it is not what *claim* says or a layer can't be so,
     and OSError; then the store is as it was.
@@ -119,10 +119,10 @@ def ingest(
                 kept.close()
             durable.sync_filesystem(paths.root)
             if keep is not None:
-                # First, so that a blob which has a name is known, or garbage.
-                keep(BlobRow(blob.digest, diff_id, content.compression.value, blob.size))
                 os.rename(f"{directory}/{_BLOB}", paths.blob(blob.digest))
                 durable.sync_directory(paths.blobs)
+                # Until here it is garbage.
+                keep(BlobRow(blob.digest, diff_id, content.compression.value, blob.size))
             new = _publish(paths, f"{directory}/{_LAYER}", diff_id, replace=replace)
             lease = leases.hold(paths.layer(diff_id))
         return Ingested(diff_id, blob.digest, blob.size, content.compression, new, lease)
