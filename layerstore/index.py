@@ -97,7 +97,7 @@ class IndexWriter:
         self._directories: dict[bytes, int] = {}
         # Directories that aufs kept for itself: what is in them can be linked to, and no more.
         self._unseen: list[tuple[int, bytes]] = []
-        self._add_inode(_implied())
+        self._add_inode(_placeholder(replaces=False))
 
     def content(self, key: Key, blocks: int) -> int:
         """Take up a content; answers its number."""
@@ -175,8 +175,7 @@ class IndexWriter:
                 return None
             if not found:
                 self._require_visible(inode, name)
-                opaque = found is not None
-                found = self._add(inode, name, _implied(opaque=opaque))
+                found = self._add(inode, name, _placeholder(replaces=found is not None))
             inode = found
             path = path + b"/" + name if path else name
             self._remember(path, inode)
@@ -308,7 +307,8 @@ class IndexWriter:
         if there is None:
             self._set_name(parent, name, 0)
         elif there and self._is_directory(there):
-            self._run("UPDATE inode SET opaque = 1 WHERE inode = ?", (there,))
+            # What is below is gone, so its attributes are as well.
+            self._run("UPDATE inode SET opaque = 1, implied = 0 WHERE inode = ?", (there,))
 
 
 def _is_whiteout(entry: TarEntry) -> bool:
@@ -316,8 +316,9 @@ def _is_whiteout(entry: TarEntry) -> bool:
     return entry.kind == stat.S_IFCHR and entry.rdev == 0
 
 
-def _implied(*, opaque: bool = False) -> tuple[Any, ...]:
-    return (stat.S_IFDIR | 0o755, 0, 0, 0, 0, 1, 0, None, None, int(opaque), 1)
+def _placeholder(*, replaces: bool) -> tuple[Any, ...]:
+    """A directory without an entry: implied, unless it *replaces* what a whiteout hides."""
+    return (stat.S_IFDIR | 0o755, 0, 0, 0, 0, 1, 0, None, None, int(replaces), int(not replaces))
 
 
 def _row(entry: TarEntry, content: int | None, *, opaque: bool = False) -> tuple[Any, ...]:

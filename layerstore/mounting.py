@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from layerstore import paths
+from layerstore.errors import StoreError
 from layerstore.repository import Repository
 from unionfs.layers.base import Layer
 
@@ -21,4 +22,7 @@ def layers_of(word: str) -> Sequence[Layer] | None:
     with Repository(root, create=False) as repository:
         if not repository.has(word):
             return None
-        return repository.open_layers(repository.find(word))
+        image = repository.find(word)
+        if not image.layers:
+            raise StoreError(f"image {word} has no layers, so it has nothing to show")
+        return repository.open_layers(image)

@@ -587,3 +587,17 @@ def test_every_question_to_a_damaged_index_tells_damage(index: Open, tmp_path: P
         ):
             with pytest.raises(Damaged, match="its index"):
                 ask()
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [whiteout("d"), file("d/new", b"x")],
+        [file("d/new", b"x"), whiteout("d")],
+    ],
+    ids=["before", "after"],
+)
+def test_a_directory_below_whose_whiteout_there_is_something_is_not_the_one_below(
+    index: Open, members: list[bytes]
+) -> None:
+    assert whats(index(*members)) == {"d": "opaque d", "d/new": "- x"}
