@@ -87,6 +87,8 @@ def export_images(
     The target is there as a whole or not at all, unless it is a stream. Raises StoreError, Damaged
     if something in the store is not as it came, OSError.
     """
+    if kind is Format.DOCKER_ARCHIVE and compression not in (None, Compression.NONE):
+        raise StoreError("the layers of a docker-archive are not compressed: leave that out")
     with _Blobs(repository, compression, progress or Nobody()) as blobs:
         if kind is Format.DOCKER_ARCHIVE:
             found = [blobs.plain(image, names) for image, names in images]
@@ -141,6 +143,12 @@ def _written(target: Path | BinaryIO) -> Iterator[BinaryIO]:
     if not isinstance(target, Path):
         yield target
         return
+    if target.exists() and not target.is_file():
+        # A device or a pipe is written to; nothing may take its place.
+        with target.open("wb") as file:
+            yield file
+        return
+    target = Path(os.path.realpath(target))
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
         with temporary.open("xb") as file:
@@ -151,7 +159,7 @@ def _written(target: Path | BinaryIO) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    durable.sync_directory(str(target.absolute().parent))
+    durable.sync_directory(str(target.parent))
 
 
 class _Blobs:
@@ -198,11 +206,16 @@ class _Blobs:
         layers = tuple(
             self._blob(diff_id, kind) for diff_id, kind in zip(image.layers, kinds, strict=True)
         )
+        came = [tuple(layer.digest for layer in manifest.layers) for _, manifest in known]
+        made = tuple(layer.digest for layer in layers)
+        if made in came:
+            # It was compressed as we do it.
+            return OutputImage(names, known[came.index(made)][0], image.raw, layers)
         if known:
             self.recompressed += [
                 diff_id
-                for diff_id, kind in zip(image.layers, kinds, strict=True)
-                if kind is not Compression.NONE
+                for diff_id, now, before in zip(image.layers, made, came[0], strict=True)
+                if now != before
             ]
         return OutputImage(names, self._manifest(image, layers, kinds), image.raw, layers)
 
