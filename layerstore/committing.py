@@ -26,6 +26,8 @@ from unionfs.layers.markers import Dialects
 from unionfs.workdir import require_free
 
 _EPOCH: Final = "SOURCE_DATE_EPOCH"
+_EPOCH_DIGITS: Final = 11
+"""As long as years have four digits."""
 _WORK_SUFFIX: Final = b".work"
 
 
@@ -123,6 +125,9 @@ def open_upper(
 
     path = os.fsencode(upper)
     beside = os.path.realpath(path) + _WORK_SUFFIX if work is None else os.fsencode(work)
+    if work is not None:
+        # What was named has to be there.
+        os.stat(beside)
     index = os.path.join(beside, b"index")
     return opened(path), opened(index) if os.path.isdir(index) else None
 
@@ -136,18 +141,18 @@ def _with_layer(
     progress: Progress | None,
 ) -> Image:
     """The image of the first *keep* layers of *image* and one more."""
+    created = _now()
     tell = (progress or Nobody()).begin("layer", None)
     added = repository.add_layer(PieceReader(pieces), Claim(), tell)
     try:
-        config = _config(image, keep, added.diff_id, about)
+        config = _config(image, keep, added.diff_id, about, created)
         return repository.add_image(config, None, about.names)
     finally:
         os.close(added.lease)
 
 
-def _config(image: Image, keep: int, diff_id: Digest, about: About) -> bytes:
+def _config(image: Image, keep: int, diff_id: Digest, about: About, created: str) -> bytes:
     old = image.config
-    created = _now()
     step = History(created, about.created_by, about.author, about.comment)
     return make_config(
         [*old.rootfs.diff_ids[:keep], diff_id],
@@ -177,7 +182,7 @@ def _now() -> str:
     epoch = os.environ.get(_EPOCH)
     if epoch is None:
         time = datetime.now(UTC)
-    elif epoch.isdecimal():
+    elif epoch.isdecimal() and len(epoch) <= _EPOCH_DIGITS:
         time = datetime.fromtimestamp(int(epoch), UTC)
     else:
         raise StoreError(f"${_EPOCH} is {epoch}: make it a number of seconds since 1970")
