@@ -96,7 +96,9 @@ class Catalog:
             raise
 
     def _open(self) -> None:
-        self._run("PRAGMA journal_mode = WAL")
+        # A WAL would need room on a disk that is full just to be opened, and so would any other
+        # journal to remove an image; this one keeps the room that it had.
+        self._run("PRAGMA journal_mode = PERSIST")
         self._run("PRAGMA synchronous = FULL")
         self._run("PRAGMA foreign_keys = ON")
         if self._version() == 0:

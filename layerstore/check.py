@@ -37,7 +37,7 @@ _CHUNK: Final = 1 << 20
 _NOT_CLEAR: Final = "can't be understood"
 _SHOWN_DIGITS: Final = 19
 _OF_STORE: Final = frozenset(
-    ("format", "catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm", "lock", "turns")
+    ("format", "catalog.sqlite", "catalog.sqlite-journal", "lock", "turns")
 )
 _OF_LAYER: Final = frozenset((INDEX, RECIPE, "damaged"))
 

@@ -185,8 +185,7 @@ def execute(repository: Repository, planned: Plan) -> dict[str, Amount]:
     May be cut off at any moment. Raises as ``plan``.
     """
     removed = {"images": Amount.of(_remove_images(repository, planned.images))}
-    with repository.workspace() as bin_:
-        removed["layers"] = Amount.of(_remove_layers(repository, planned.layers, bin_))
+    removed["layers"] = Amount.of(_remove_layers(repository, planned.layers))
     removed["objects"] = _remove_objects(repository, planned)
     with leases.locked(repository.paths.lock, alone=True):
         removed["blobs"] = Amount.of(_remove_blobs(repository, planned.blobs))
@@ -223,7 +222,7 @@ def _is_free(directory: str) -> bool:
     return True
 
 
-def _remove_layers(repository: Repository, planned: Sequence[Item], bin_: str) -> list[Item]:
+def _remove_layers(repository: Repository, planned: Sequence[Item]) -> list[Item]:
     removed = []
     # Each of them is a descriptor.
     for start in range(0, len(planned), _AT_ONCE):
@@ -235,12 +234,20 @@ def _remove_layers(repository: Repository, planned: Sequence[Item], bin_: str) -
                     stack.callback(os.close, lease)
                     taken.append(item)
             needed = _layers(repository.images())
-            for item in taken:
-                if item.name not in needed:
-                    os.rename(repository.paths.layer(item.name), f"{bin_}/{item.name}")
-                    removed.append(item)
-    durable.sync_directory(repository.paths.layers)
+            gone = [item for item in taken if item.name not in needed]
+            for item in gone:
+                # As a temporary: locked, and swept if this process is killed. A full disk has no
+                # room for a new directory.
+                os.rename(repository.paths.layer(item.name), _as_temporary(repository, item))
+            durable.sync_directory(repository.paths.layers)
+            for item in gone:
+                shutil.rmtree(_as_temporary(repository, item), ignore_errors=True)
+            removed += gone
     return removed
+
+
+def _as_temporary(repository: Repository, layer: Item) -> str:
+    return f"{repository.paths.temporary}/{layer.name.partition(':')[2]}"
 
 
 # Objects

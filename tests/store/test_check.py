@@ -474,8 +474,6 @@ def test_a_name_of_no_image_is_named_and_removed(repository: Repository) -> None
 
 
 def test_a_catalog_that_is_no_database_is_one_line(store: StoreBuilder) -> None:
-    for name in ("catalog.sqlite-wal", "catalog.sqlite-shm"):
-        (store.path / name).unlink(missing_ok=True)
     change(str(store.path / "catalog.sqlite"), 0)
     with pytest.raises(Damaged, match=r"the catalog can't be read: .*; move catalog.sqlite away"):
         store.opened()
