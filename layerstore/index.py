@@ -87,16 +87,23 @@ class IndexWriter:
     def __init__(self, path: str) -> None:
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._run = self._database.execute
-        # A file that was not finished is thrown away as a whole.
-        self._run("PRAGMA journal_mode = OFF")
-        self._run("PRAGMA synchronous = OFF")
-        self._database.executescript(f"PRAGMA user_version = {VERSION}; {_SCHEMA}")
-        self._run("BEGIN")
         self._next = ROOT
         self._entries = 0
         self._directories: dict[bytes, int] = {}
         # Directories that aufs kept for itself: what is in them can be linked to, and no more.
         self._unseen: list[tuple[int, bytes]] = []
+        try:
+            self._begin()
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _begin(self) -> None:
+        # A file that was not finished is thrown away as a whole.
+        self._run("PRAGMA journal_mode = OFF")
+        self._run("PRAGMA synchronous = OFF")
+        self._database.executescript(f"PRAGMA user_version = {VERSION}; {_SCHEMA}")
+        self._run("BEGIN")
         self._add_inode(_placeholder(replaces=False))
 
     def content(self, key: Key, blocks: int) -> int:

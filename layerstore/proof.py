@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
-from layerstore import layertar, recipe, tarstream
+from layerstore import database, layertar, recipe, tarstream
 from layerstore.errors import Damaged, InvalidContent
 from layerstore.index import Index, IndexWriter
 from layerstore.ingest import INDEX, RECIPE, Tell, blocks_of, is_small
@@ -92,7 +92,7 @@ def fault(directory: str, diff_id: str, objects: Objects, scratch: str, tell: Te
         tell(len(chunk))
 
     try:
-        with contextlib.ExitStack() as stack:
+        with database.system_errors("a new index"), contextlib.ExitStack() as stack:
             index = stack.enter_context(contextlib.closing(Index(f"{directory}/{INDEX}")))
             file = stack.enter_context(open(f"{directory}/{RECIPE}", "rb"))
             # The index is also read in the thread that reads ahead.
@@ -118,8 +118,8 @@ class _Build:
     """
 
     def __init__(self, path: str, stored: Index) -> None:
-        self._index = IndexWriter(path)
         self._stored = stored
+        self._index = IndexWriter(path)
         self._nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._size = 0
         self._content = 0
@@ -191,8 +191,8 @@ def _different(one: str, other: str) -> str | None:
     return None
 
 
-def _rows(database: sqlite3.Connection, columns: str) -> Iterator[tuple[Any, ...]]:
-    return database.execute(f"SELECT {columns}")
+def _rows(index: sqlite3.Connection, columns: str) -> Iterator[tuple[Any, ...]]:
+    return index.execute(f"SELECT {columns}")
 
 
 def _database(path: str) -> contextlib.closing[sqlite3.Connection]:
