@@ -16,7 +16,7 @@ from layerstore.cli import output, progress
 from layerstore.cli.output import json_option
 from layerstore.cli.settings import Settings, pass_settings
 from layerstore.compression import Compression
-from layerstore.errors import InvalidContent, shown
+from layerstore.errors import InvalidContent, StoreError, shown
 from layerstore.exporting import (
     Format,
     export_images,
@@ -86,8 +86,7 @@ def import_(
     options = Options([names.require(tag) for tag in tags], platform, reference, keep_blobs)
     with settings.open() as repository, progress.shown() as watcher, _naming(source):
         if source == _STANDARD_STREAM:
-            stream = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115
-            found = import_stream(repository, stream, options, watcher)
+            found = import_stream(repository, _standard_input(), options, watcher)
         else:
             found = import_path(repository, Path(source), options, watcher)
     for imported in found:
@@ -100,6 +99,12 @@ def import_(
         called = ", ".join(image.names) or "no name; give it one with layerstore tag"
         layers = f"{len(image.layers)} layer{'s' * (len(image.layers) != 1)}, {item.new} new"
         click.echo(f"{short(image.id)}  {called}  ({layers})")
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None:
+        raise StoreError("standard input is closed")
+    return open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
 
 
 @contextlib.contextmanager
@@ -205,7 +210,7 @@ def images(settings: Settings, json_: bool) -> None:
       layerstore images
     """
     with settings.open() as repository:
-        sizes = _layer_sizes(repository)
+        sizes = {diff_id: totals[0] for diff_id, totals in _totals(repository).items() if totals}
         found = [_image(image, sizes) for image in repository.images()]
     if json_:
         output.as_json(found)
@@ -235,12 +240,17 @@ def _image(image: Image, sizes: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def _layer_sizes(repository: Repository) -> dict[str, int]:
-    sizes = {}
+def _totals(repository: Repository) -> dict[str, tuple[int, int] | None]:
+    """For each layer the bytes of its tar and its entries, None for one that can't be read."""
+    found: dict[str, tuple[int, int] | None] = {}
     for diff_id in repository.layers():
-        with contextlib.closing(repository.open_layer(diff_id)) as layer:
-            sizes[diff_id], _ = layer.index.totals()
-    return sizes
+        try:
+            with contextlib.closing(repository.open_layer(diff_id)) as layer:
+                found[diff_id] = layer.index.totals()
+        except StoreError:
+            # layerstore check tells of it; the others are to be listed all the same.
+            found[diff_id] = None
+    return found
 
 
 @click.command()
@@ -259,9 +269,8 @@ def layers(settings: Settings, json_: bool) -> None:
             for diff_id in dict.fromkeys(image.layers):
                 users.setdefault(diff_id, []).append(image.title)
         found: list[dict[str, Any]] = []
-        for diff_id in repository.layers():
-            with contextlib.closing(repository.open_layer(diff_id)) as layer:
-                size, entries = layer.index.totals()
+        for diff_id, totals in _totals(repository).items():
+            size, entries = totals or (None, None)
             about = {"diff_id": diff_id, "size": size, "entries": entries}
             found.append({**about, "images": users.get(diff_id, [])})
     if json_:
@@ -270,8 +279,8 @@ def layers(settings: Settings, json_: bool) -> None:
     rows = [
         (
             short(layer["diff_id"]),
-            output.size(layer["size"]),
-            str(layer["entries"]),
+            _size(layer["size"]),
+            "?" if layer["entries"] is None else str(layer["entries"]),
             ", ".join(layer["images"]) or "<none>",
         )
         for layer in found
@@ -293,9 +302,10 @@ def history(settings: Settings, image: str, json_: bool) -> None:
     with settings.open() as repository:
         found = repository.find(image)
     rest = iter(found.layers)
+    fits = None not in found.steps
     steps: list[dict[str, Any]] = []
     for step in found.config.history:
-        diff_id = None if step.empty_layer else next(rest, None)
+        diff_id = next(rest, None) if fits and not step.empty_layer else None
         about = {"created": step.created, "created_by": step.created_by, "comment": step.comment}
         steps.append({"layer": diff_id, **about})
     steps += [

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -20,14 +21,27 @@ _INTERRUPTED: Final = 130
 _OUTPUT_NOT_READ: Final = 141
 
 
+class _OutputNotReadError(Exception):
+    """Who reads our output has had enough."""
+
+
+class _Group(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            # click would end the process, as if something were wrong.
+            raise _OutputNotReadError from error
+
+
 @click.group(
+    cls=_Group,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Each command has help with an example: layerstore COMMAND --help",
 )
 @click.option(
     "--store",
     metavar="DIR",
-    envvar="LAYERSTORE",
     help="The store (default: $LAYERSTORE; else root's /var/lib/layerstore, a user's in the data"
     " directory). It is made when it is first used.",
 )
@@ -61,9 +75,10 @@ def main(words: Sequence[str] | None = None) -> int:
 
     Mistakes of the user become one line on standard error.
     """
+    _allow_descriptors()
     try:
         answer = layerstore.main(words, prog_name="layerstore", standalone_mode=False)
-        sys.stdout.flush()
+        _flush()
     except click.ClickException as error:
         return _complain_of_usage(error)
     except UnionError as error:
@@ -71,15 +86,35 @@ def main(words: Sequence[str] | None = None) -> int:
         return _FAILED
     except click.Abort:
         return _INTERRUPTED
-    except BrokenPipeError:
-        # Who reads our output has had enough; the interpreter must not complain at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (_OutputNotReadError, BrokenPipeError):
+        _give_output_up()
         return _OUTPUT_NOT_READ
     except OSError as error:
         where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         _complain(f"{where}{error.strerror or error}")
         return _FAILED
     return answer if isinstance(answer, int) else 0
+
+
+def _allow_descriptors() -> None:
+    """As many as there may be: a layer in use is one or two, and an image has up to a thousand."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _flush() -> None:
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _give_output_up()
+        raise
+
+
+def _give_output_up() -> None:
+    """Have what is still to be written thrown away, or the interpreter complains at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain_of_usage(error: click.ClickException) -> int:

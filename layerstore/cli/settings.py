@@ -11,6 +11,8 @@ import click
 from layerstore.limits import Limits
 from layerstore.repository import Repository
 
+_DIGITS_MAX: Final = 18
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -33,7 +35,7 @@ def limits_of(words: Iterable[str]) -> Limits:
     changed = {}
     for word in words:
         name, _, number = word.partition("=")
-        if name not in known or not number.isdecimal():
+        if name not in known or not number.isdecimal() or len(number) > _DIGITS_MAX:
             raise click.BadParameter(
                 f"{word}: write NAME=N, with one of {', '.join(sorted(known))}",
                 param_hint="--limit",
