@@ -20,21 +20,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from layerstore import damage, digest, leases, names, proof
+from layerstore import damage, leases, names, proof
 from layerstore.catalog import BlobRow, ManifestRow
 from layerstore.errors import Damaged, InvalidContent
 from layerstore.index import ROOT, Index
 from layerstore.ingest import INDEX, RECIPE, Tell
 from layerstore.limits import UNLIMITED
 from layerstore.objects import PARTS, Key, Objects, key_of
-from layerstore.oci.documents import ImageConfig, Manifest, parse_config, parse_document
+from layerstore.oci.documents import Manifest, parse_document
 from layerstore.progress import Nobody, Progress
 from layerstore.proof import Fault, Part
 from layerstore.repository import Repository
 
 _AT_ONCE: Final = os.cpu_count() or 1
 _CHUNK: Final = 1 << 20
-_NOT_CLEAR: Final = "can't be understood"
 _SHOWN_DIGITS: Final = 19
 _OF_STORE: Final = frozenset(
     ("format", "catalog.sqlite", "catalog.sqlite-journal", "lock", "turns")
@@ -120,8 +119,7 @@ class _Catalog:
         for row in catalog.configs():
             title = self._titles[row.image] = named.get(row.image, row.image)
             try:
-                config = _parsed(row.image, row.config)
-                self._layers[row.image] = config.rootfs.diff_ids
+                self._layers[row.image] = damage.config_of(row).rootfs.diff_ids
             except InvalidContent as error:
                 yield Finding(Kind.CONFIG, row.image, str(error), images=(title,))
         yield from self._manifests()
@@ -161,22 +159,11 @@ class _Catalog:
         )
 
 
-def _parsed(image: str, config: bytes) -> ImageConfig:
-    _check_digest(image, config)
-    return parse_config(config, _NOT_CLEAR, UNLIMITED)
-
-
 def _check_manifest(row: ManifestRow) -> None:
-    _check_digest(row.manifest, row.content)
-    manifest = parse_document(row.content, _NOT_CLEAR, UNLIMITED)
+    damage.check_digest(row.manifest, row.content)
+    manifest = parse_document(row.content, damage.NOT_CLEAR, UNLIMITED)
     if not isinstance(manifest, Manifest) or manifest.config.digest != row.image:
         raise InvalidContent("is not of the image that it is kept for")
-
-
-def _check_digest(wanted: str, content: bytes) -> None:
-    found = digest.of_bytes(content)
-    if found != wanted:
-        raise InvalidContent(f"is damaged: its digest is {found}")
 
 
 # Layers and their contents
@@ -252,10 +239,11 @@ class _Layers:
         try:
             with contextlib.closing(Index(f"{directory}/{INDEX}")) as index:
                 size, _ = index.totals()
-                keys = {content.key for content in index.contents()}
+                contents = index.contents()
+                bad = {content.key for content in contents if not self._is_there(content.key)}
         except Damaged as error:
             return Fault(Part.INDEX, f"can't be read: {error}")
-        if bad := {key for key in keys if not self._is_there(key)}:
+        if bad:
             return bad
         tell = self._progress.begin(f"layer {diff_id[:_SHOWN_DIGITS]}", size)
         with self._repository.workspace() as scratch:

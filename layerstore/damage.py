@@ -13,13 +13,19 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from layerstore import digest, durable, leases
-from layerstore.catalog import ManifestRow
+from layerstore.catalog import ImageRow, ManifestRow
+from layerstore.errors import InvalidContent
 from layerstore.ingest import INDEX, RECIPE
-from layerstore.objects import Key
+from layerstore.limits import UNLIMITED
+from layerstore.objects import Key, Objects
+from layerstore.oci.documents import ImageConfig, parse_config
 from layerstore.repository import Repository
+
+NOT_CLEAR: Final = "can't be understood"
+"""What to call a document in messages of which it is the subject."""
 
 
 class FileState(NamedTuple):
@@ -62,7 +68,16 @@ def set_objects_aside(repository: Repository, keys: Iterable[Key]) -> None:
     """Have nobody read these objects, which are damaged or missing. Raises OSError."""
     with repository.workspace() as scratch, _alone(repository):
         for key in keys:
-            repository.objects.set_aside(key, repository.paths.damaged, scratch)
+            # It may have been collected since it was looked at, and come anew.
+            if not _is_whole(repository.objects, key):
+                repository.objects.set_aside(key, repository.paths.damaged, scratch)
+
+
+def _is_whole(objects: Objects, key: Key) -> bool:
+    try:
+        return objects.is_whole(key)
+    except OSError:
+        return False
 
 
 def set_manifest_aside(repository: Repository, row: ManifestRow) -> None:
@@ -120,9 +135,25 @@ def is_marked(repository: Repository, diff_id: str) -> bool:
 def layers(repository: Repository) -> list[str]:
     """The layers that are known to be damaged, and those that images have and the store has not.
 
-    Raises Damaged, OSError.
+    What an image needs whose config is damaged, nobody knows. Raises Damaged, OSError.
     """
     present = set(repository.layers())
-    wanted = {diff_id for image in repository.images() for diff_id in image.layers}
     marked = {diff_id for diff_id in present if is_marked(repository, diff_id)}
+    wanted: set[str] = set()
+    for row in repository.catalog.configs():
+        with contextlib.suppress(InvalidContent):
+            wanted.update(config_of(row).rootfs.diff_ids)
     return sorted(marked | (wanted - present))
+
+
+def config_of(row: ImageRow) -> ImageConfig:
+    """The config of an image. Raises InvalidContent, a sentence without its subject."""
+    check_digest(row.image, row.config)
+    return parse_config(row.config, NOT_CLEAR, UNLIMITED)
+
+
+def check_digest(wanted: str, content: bytes) -> None:
+    """Raise InvalidContent, a sentence without its subject, unless a document has this digest."""
+    found = digest.of_bytes(content)
+    if found != wanted:
+        raise InvalidContent(f"is damaged: its digest is {found}")

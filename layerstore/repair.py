@@ -12,7 +12,7 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,6 @@ from layerstore.ingest import INDEX, RECIPE, Claim, ingest
 from layerstore.limits import UNLIMITED, Limits
 from layerstore.objects import Key, Objects
 from layerstore.oci import platforms, sources
-from layerstore.oci.documents import parse_config
 from layerstore.oci.images import SourceImage
 from layerstore.oci.sources import Images
 from layerstore.pieces import PieceReader
@@ -109,7 +108,7 @@ def _images(repository: Repository, opened: Images) -> list[SourceImage]:
     wanted: set[str | None] = {None}
     for row in repository.catalog.configs():
         with contextlib.suppress(InvalidContent):
-            wanted.add(platforms.spelled(parse_config(row.config, "", UNLIMITED).platform))
+            wanted.add(platforms.spelled(damage.config_of(row).platform))
     found = []
     errors = []
     for platform in wanted:
@@ -146,16 +145,23 @@ def repair(
         left = damage.layers(repository)
 
 
-def is_mended(repository: Repository, finding: Finding) -> bool:
-    """Whether what was found is as it should be now."""
-    match finding.kind:
-        case Kind.OBJECT | Kind.INDEX | Kind.RECIPE | Kind.LAYER:
-            return not set(damage.layers(repository)) & set(finding.layers)
-        case Kind.CONFIG:
-            return finding.name in {row.image for row in repository.catalog.images()}
-        case Kind.MANIFEST:
-            return repository.catalog.image_of_manifest(finding.name) is not None
-    return False
+def unmended(repository: Repository, findings: Iterable[Finding]) -> list[Finding]:
+    """What of the damage that was found is there now. Raises Damaged, OSError."""
+    catalog = repository.catalog
+    layers = set(damage.layers(repository))
+    whole = {row.image for row in catalog.configs() if digest.of_bytes(row.config) == row.image}
+
+    def is_mended(finding: Finding) -> bool:
+        match finding.kind:
+            case Kind.OBJECT | Kind.INDEX | Kind.RECIPE | Kind.LAYER:
+                return layers.isdisjoint(finding.layers)
+            case Kind.CONFIG:
+                return finding.name in whole
+            case Kind.MANIFEST:
+                return catalog.image_of_manifest(finding.name) is not None
+        return False
+
+    return [finding for finding in findings if finding.is_damage and not is_mended(finding)]
 
 
 def _documents(repository: Repository, given: Sequence[Source]) -> Iterator[Outcome]:
@@ -244,8 +250,7 @@ class _Layer:
         """With the contents that an index names, which may be damaged elsewhere."""
         try:
             with contextlib.closing(Index(path)) as index:
-                keys = {content.key for content in index.contents()}
-                others = _others(self._repository.objects, keys)
+                others = _others(self._repository.objects, index)
                 # Forged contents apart, there is one candidate for each.
                 tries = max((len(candidates) for candidates in others.values()), default=1)
                 return any(
@@ -271,22 +276,22 @@ class _Layer:
             return False
 
 
-def _others(objects: Objects, keys: set[Key]) -> dict[Key, list[Key]]:
-    """For each object that is not there, those that may have the same content.
+def _others(objects: Objects, index: Index) -> dict[Key, list[Key]]:
+    """For each content that is not there, objects that may be the same.
 
     Raises Damaged if there is none.
     """
-    found = {}
-    for key in keys:
-        if not _is_there(objects, key):
-            found[key] = [
-                other
-                for other in sorted(objects.part(key.hash[0]))
-                if other[:2] == key[:2] and _is_there(objects, other)
-            ]
-            if not found[key]:
-                raise Damaged(f"object {key.name} is nowhere else")
+    bad = {content.key for content in index.contents() if not _is_there(objects, content.key)}
+    found = {key: list(_like(objects, key)) for key in bad}
+    if not all(found.values()):
+        raise Damaged("a content is nowhere else")
     return found
+
+
+def _like(objects: Objects, key: Key) -> Iterator[Key]:
+    for other in sorted(objects.part(key.hash[0])):
+        if (other.hash, other.size) == (key.hash, key.size) and _is_there(objects, other):
+            yield other
 
 
 def _is_there(objects: Objects, key: Key) -> bool:

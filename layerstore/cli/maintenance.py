@@ -147,7 +147,7 @@ def check_(settings: Settings, mend: bool, given: tuple[str, ...], json_: bool) 
         if mend:
             sources = [stack.enter_context(repair.source(repository, Path(word))) for word in given]
             done = list(repair.repair(repository, sources, watcher))
-        left = [item for item in found if item.is_damage and not repair.is_mended(repository, item)]
+        left = repair.unmended(repository, found)
         if json_:
             output.as_json(
                 {
