@@ -155,16 +155,14 @@ class _Layers:
             for layer in layers
         }
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            running = [pool.submit(self._add, layer) for layer in wanted.values()]
             try:
-                for work in running:
+                for work in [pool.submit(self._add, layer) for layer in wanted.values()]:
                     work.result()
             except BaseException as error:
-                for work in running:
-                    work.cancel()
                 if not isinstance(error, Exception):
                     # Whoever presses Ctrl-C does not want to wait for the layers that have begun.
                     self._stopped.set()
+                pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
     def _add(self, layer: SourceLayer) -> None:

@@ -8,6 +8,9 @@ import hashlib
 import io
 import os
 import signal
+import sys
+import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -436,6 +439,8 @@ def test_who_interrupts_an_import_does_not_wait_for_its_layers(
     stopped: list[Exception] = []
 
     def endless(self: Repository, source: Reader, *words: Any, **more: Any) -> Ingested:
+        while not waits_for_results(threading.main_thread()):
+            os.sched_yield()
         os.kill(os.getpid(), signal.SIGINT)
         try:
             for _ in range(10_000_000):
@@ -448,3 +453,8 @@ def test_who_interrupts_an_import_does_not_wait_for_its_layers(
     with pytest.raises(KeyboardInterrupt):
         imported(repository, layout_of(("a:1", [A])).write(tmp_path / "source"))
     assert len(stopped) == 1
+
+
+def waits_for_results(thread: threading.Thread) -> bool:
+    frame = sys._current_frames()[thread.ident or 0]
+    return "result" in {call.name for call in traceback.extract_stack(frame)}
