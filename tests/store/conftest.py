@@ -10,6 +10,7 @@ import pytest
 
 from layerstore.repository import Repository
 from tests.support.stores import StoreBuilder
+from tests.support.victims import Victims
 
 
 @pytest.fixture
@@ -23,6 +24,13 @@ def repository(store: StoreBuilder) -> Iterator[Repository]:
     """That store, open."""
     with store.opened() as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def victims() -> Iterator[Victims]:
+    """Runs layerstore many times in a short time, and stops it at any system call."""
+    with Victims() as started:
+        yield started
 
 
 @pytest.fixture
