@@ -52,7 +52,7 @@ def pack_changes(
     with several names of which only some are in the upper fall apart. Errors are those of
     :func:`pack_tree`; a rename is written out as the whole directory under its new name.
     """
-    return _pack(View(lower), View([*lower, upper], index), left_out)
+    return _pack(View(lower) if lower else None, View([*lower, upper], index), left_out)
 
 
 def pack_squash(layers: Sequence[Layer], left_out: LeftOut, *, keep: int = 0) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
+from layerstore.errors import StoreError
 from unionfs import copyup, merge
 from unionfs.layers.base import Layer
 from unionfs.merge import Source, Stack
@@ -144,7 +145,7 @@ class Said(NamedTuple):
 
 
 class View:
-    """What *layers*, base first and at least one, show together.
+    """What *layers*, base first, show together. Raises StoreError if there are none.
 
     index: for an upper directory as the last layer, the ``index`` of its work directory opened as
     a layer: it has the inodes with several names that were copied up, under whose names not yet
@@ -155,6 +156,8 @@ class View:
     """
 
     def __init__(self, layers: Sequence[Layer], index: Layer | None = None) -> None:
+        if not layers:
+            raise StoreError("an image without layers has nothing to show")
         self.layers: Final = tuple(layers)
         self._index: Final = None if index is None else _Index(index)
 

@@ -517,7 +517,37 @@ def test_an_image_is_removed_with_its_names_and_its_layers_stay(
     assert "there is no image" in command.fails("rm", "a:1")
 
 
-# Many layers, few rights
+# No layers, many layers, few rights
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ls", "scratch:1"],
+        ["tree", "scratch:1"],
+        ["cat", "scratch:1:/a"],
+        ["diff", "scratch:1", "a:1"],
+        ["blame", "scratch:1", "/a"],
+        ["export", "scratch:1", "root", "--format", "dir"],
+        ["export", "scratch:1", "root", "--format", "layer"],
+        ["squash", "scratch:1"],
+    ],
+)
+def test_an_image_without_layers_has_nothing_to_show(
+    command: Command, store: StoreBuilder, words: list[str]
+) -> None:
+    store.image("scratch:1", [])
+    store.image("a:1", [A])
+    command.fails(*words)
+
+
+@pytest.mark.parametrize("words", [["du"], ["history"], ["files", "--wasted"], ["export"]])
+def test_an_image_without_layers_is_an_image(
+    command: Command, store: StoreBuilder, directory: Path, words: list[str]
+) -> None:
+    store.image("scratch:1", [])
+    target = [str(directory / "out")] if words == ["export"] else []
+    command(*words, "scratch:1", *target)
 
 
 def test_an_image_may_have_more_layers_than_descriptors_are_allowed_at_first(

@@ -112,6 +112,15 @@ def test_a_commit_without_changes_is_one_more_layer_without_entries(
         assert files == before
 
 
+def test_a_commit_may_be_the_first_layer(
+    repository: Repository, store: StoreBuilder, upper: Upper
+) -> None:
+    made = upper.commit(store.image("scratch:1", []), {"d": {"a": "new"}, "gone": WHITEOUT})
+    assert names(upper.tar(made)) == ["./", "d/", "d/a"]
+    with opened(repository, made.image) as files:
+        assert files == {"d/a": b"new"}
+
+
 def test_what_was_copied_up_and_is_the_same_is_left_out(base: Image, upper: Upper) -> None:
     same = File("A", mtime=tars.TIME * 10**9)
     made = upper.commit(base, unchanged({"d": unchanged({"a": same})}))
