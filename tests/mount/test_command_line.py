@@ -263,7 +263,10 @@ def test_options_for_an_upper_mean_nothing_without_one(unionmount: Command) -> N
         (["./base/file", "mount"], "layer {}/./base/file: it is not a directory"),
         (["base", "missing"], "mount point {}/missing: there is no such directory"),
         (["base", "base/file"], "mount point {}/base/file: it is not a directory"),
-        (["--upper", "missing", "base", "mount"], "upper {}/missing: there is no such"),
+        (
+            ["--upper", "missing", "base", "mount"],
+            "upper {}/missing: there is no such directory; make",
+        ),
         (["--upper", "base/file", "base", "mount"], "upper {}/base/file: it is not a dir"),
         (["--upper", "upper", "--work", "missing", "base", "mount"], "work {}/missing: there is"),
         (["--log", "missing/log", "base", "mount"], "log {}/missing/log"),

@@ -159,6 +159,10 @@ def _open_upper(
 ) -> Upper:
     target = Directory.at("mount point", plan.point)
     others = [Directory("layer", word, layer.lineage) for word, layer in layers]
+    if not os.path.lexists(upper):
+        # Not made for the user: behind a slip of the pen the changes of before would seem lost.
+        name = os.fsdecode(upper)
+        raise UnionError(f"upper {name}: there is no such directory; make it with mkdir")
     own = Directory.at("upper", upper)
     preflight.require_own(own, others, target)
     work = plan.work or os.path.realpath(upper) + _WORK_SUFFIX
