@@ -23,6 +23,7 @@ from typing import Final
 from layerstore import durable, leases
 from layerstore.errors import StoreError
 from layerstore.objects import Objects
+from unionfs import syscalls
 
 _VERSION: Final = b"layerstore 1\n"
 _FORMAT: Final = "format"
@@ -67,7 +68,8 @@ def default() -> str:
         if not os.path.isabs(named):
             raise StoreError(f"${ENVIRONMENT} is {named}: make it an absolute path")
         return named
-    if os.geteuid() == 0:
+    # Root of a user namespace is a user to the machine.
+    if os.geteuid() == 0 and syscalls.every_id_is_mapped():
         return _OF_ROOT
     data = os.environ.get("XDG_DATA_HOME", "")
     return os.path.join(

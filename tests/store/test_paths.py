@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -137,3 +139,12 @@ def test_the_environment_names_a_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAYERSTORE", "some/where")
     with pytest.raises(StoreError, match=r"\$LAYERSTORE is some/where: make it an absolute path"):
         paths.default()
+
+
+def test_root_of_a_user_namespace_has_a_store_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LAYERSTORE", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", "/home/me/data")
+    program = "from layerstore import paths; print(paths.default())"
+    command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "/home/me/data/layerstore\n"
