@@ -8,11 +8,11 @@ Why nothing is lost that others use at the same time:
 - Whoever uses a layer (a mount, an export, an import until its image is in the catalog) has a
   shared lock on its directory. A layer is removed by who has that lock alone, and after that has
   looked into the catalog once more: whoever gave the lock up had an image put there first. The
-  directory is moved out of the store at once, so that a layer is whole or not there.
-- Whoever adds a layer has links of its contents in a workspace, gives them their names and the
-  layer its place under the store's lock, shared. Objects are removed under that lock, alone, after
-  a look for layers that have come since the plan. It is held for one part of the objects at a time,
-  so that nobody waits long.
+  directory becomes a temporary at once, so that a layer is whole or not there.
+- Whoever adds a layer has links of its contents in a workspace; under the store's lock, shared, the
+  contents get their names and the layer its place, and its directory is locked. Layers and objects
+  are removed under that lock, alone; objects after a look for layers that have come since the plan.
+  It is held for some layers or one part of the objects at a time, so that nobody waits long.
 - The removal of layers is on disk before the first of their objects goes.
 
 Whatever came into use after the plan stays; nothing is removed that the plan does not have.
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -223,31 +224,39 @@ def _is_free(directory: str) -> bool:
 
 
 def _remove_layers(repository: Repository, planned: Sequence[Item]) -> list[Item]:
-    removed = []
+    removed: list[Item] = []
     # Each of them is a descriptor.
     for start in range(0, len(planned), _AT_ONCE):
         with contextlib.ExitStack() as stack:
-            taken = []
-            for item in planned[start : start + _AT_ONCE]:
-                lease = leases.take(repository.paths.layer(item.name))
-                if lease is not None:
-                    stack.callback(os.close, lease)
-                    taken.append(item)
-            needed = _layers(repository.images())
-            gone = [item for item in taken if item.name not in needed]
-            for item in gone:
-                # As a temporary: locked, and swept if this process is killed. A full disk has no
-                # room for a new directory.
-                os.rename(repository.paths.layer(item.name), _as_temporary(repository, item))
-            durable.sync_directory(repository.paths.layers)
-            for item in gone:
-                shutil.rmtree(_as_temporary(repository, item), ignore_errors=True)
-            removed += gone
+            with leases.locked(repository.paths.lock, alone=True):
+                moved = _move_layers(repository, planned[start : start + _AT_ONCE], stack)
+            for temporary in moved.values():
+                shutil.rmtree(temporary, ignore_errors=True)
+        removed += moved
     return removed
 
 
-def _as_temporary(repository: Repository, layer: Item) -> str:
-    return f"{repository.paths.temporary}/{layer.name.partition(':')[2]}"
+def _move_layers(
+    repository: Repository, planned: Iterable[Item], stack: contextlib.ExitStack
+) -> dict[Item, str]:
+    """Make temporaries of the layers that nobody uses; *stack* keeps their locks."""
+    taken = []
+    for item in planned:
+        lease = leases.take(repository.paths.layer(item.name))
+        if lease is not None:
+            stack.callback(os.close, lease)
+            taken.append(item)
+    needed = _layers(repository.images())
+    moved = {}
+    for item in taken:
+        if item.name not in needed:
+            # A full disk has no room for a new directory; this one is a temporary like others:
+            # locked, and swept if this process is killed.
+            target = f"{repository.paths.temporary}/{secrets.token_hex(8)}"
+            os.rename(repository.paths.layer(item.name), target)
+            moved[item] = target
+    durable.sync_directory(repository.paths.layers)
+    return moved
 
 
 # Objects

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -198,6 +199,33 @@ def test_a_layer_that_is_being_collected_is_waited_for_and_then_not_there(
         os.rename(repository.paths.layer(diff_id), store.path / "tmp" / "bin")
         assert repository.hold_layer(diff_id) is None
         os.close(lease)
+
+
+def test_no_layer_is_taken_from_an_import_between_finding_and_locking_it(
+    store: StoreBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which it does under the store's lock."""
+    store.layer(_BASE)
+    renamed = []
+
+    def rename(source: str, target: str) -> None:
+        with open(store.path / "lock", "rb") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        renamed.append(source)
+        os.replace(source, target)
+
+    monkeypatch.setattr("layerstore.gc.os.rename", rename)
+    assert collect(store) == {"layers": 1, "objects": 2}
+    assert len(renamed) == 1
+
+
+def test_a_collection_that_was_killed_is_in_no_later_one_s_way(store: StoreBuilder) -> None:
+    for _ in range(2):
+        diff_id = store.layer(_OTHER)
+        with store.opened() as repository:
+            os.rename(repository.paths.layer(diff_id), store.path / "tmp" / diff_id[7:])
+        store.layer(_OTHER)
+        assert collect(store) == {"layers": 1, "objects": 1, "temporaries": 1}
 
 
 def test_variants_of_one_hash_are_told_apart(store: StoreBuilder) -> None:
