@@ -49,7 +49,8 @@ def main() -> int:
         found = {name: dataclasses.asdict(result) for name, result in results.items()}
         print(json.dumps({"sets": found, "absent": absent}, indent=1))
     elif words.rounds:
-        _show(table.text(results, absent, _conditions(words.rounds)), words.into, failed=failed)
+        made = table.text(results, absent, _about(), _conditions(words.rounds))
+        _show(made, words.into, failed=failed)
     return 1 if failed else 0
 
 
@@ -107,6 +108,10 @@ def _conditions(rounds: int) -> str:
     )
 
 
+def _about() -> dict[str, str]:
+    return {name: inspect.getdoc(made) or "" for name, made in SETS.items()}
+
+
 def _sets(word: str) -> list[str]:
     names = word.split(",")
     if wrong := [name for name in names if name not in SETS]:
@@ -114,8 +119,22 @@ def _sets(word: str) -> list[str]:
     return names
 
 
+def _rounds(word: str) -> int:
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"{word!r} is no number of rounds")
+    return int(word)
+
+
+def _document(word: str) -> Path:
+    path = Path(word)
+    if not path.is_file() or not table.has_place(path):
+        marks = f"{table.BEGIN} and {table.END}"
+        raise argparse.ArgumentTypeError(f"{word} has no place for the table: {marks}")
+    return path
+
+
 def _parser() -> argparse.ArgumentParser:
-    about = "\n".join(f"  {name:13} {inspect.getdoc(made)}" for name, made in SETS.items())
+    about = "\n".join(f"  {name:13} {what}" for name, what in _about().items())
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     parser = argparse.ArgumentParser(
         prog="scripts/store-table",
@@ -131,7 +150,11 @@ def _parser() -> argparse.ArgumentParser:
         help="which sets (default: all)",
     )
     parser.add_argument(
-        "--rounds", type=int, default=5, metavar="N", help="how often (default: 5); 0: only prepare"
+        "--rounds",
+        type=_rounds,
+        default=5,
+        metavar="N",
+        help="how often (default: 5); 0: only prepare",
     )
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="where Alpine's images are, *alpine*.tar.gz"
@@ -144,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
         help="where what is made is kept (default: %(default)s)",
     )
     parser.add_argument(
-        "--into", type=Path, metavar="FILE", help="put the table between the marks in FILE"
+        "--into", type=_document, metavar="FILE", help="put the table between the marks in FILE"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser

@@ -91,11 +91,12 @@ def _in_the_store(images: Sequence[Image], directory: Path, result: Result) -> N
         )
     result.mounted.append(sum(_seconds_to_mount(image.name, root, environment) for image in images))
     result.stored_bytes = _disk_usage(store)
-    result.layer_bytes = sum(image["size"] for image in _listed("images", environment))
-    layers = _listed("layers", environment)
-    result.layers = sum(len(image["layers"]) for image in _listed("images", environment))
-    result.distinct_layers = len(layers)
-    result.entries = sum(layer["entries"] for layer in layers)
+    named = {name: about for about in _listed("images", environment) for name in about["names"]}
+    result.layers = sum(len(named[image.name]["layers"]) for image in images)
+    result.layer_bytes = sum(named[image.name]["size"] for image in images)
+    different = _listed("layers", environment)
+    result.distinct_layers = len(different)
+    result.entries = sum(layer["entries"] for layer in different)
 
 
 def _listed(what: str, environment: dict[str, str]) -> list[dict[str, Any]]:

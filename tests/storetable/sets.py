@@ -93,7 +93,7 @@ def _layout(directory: Path, roots: Sequence[Path]) -> Path:
 
 
 def alpine(shop: Shop) -> list[Image]:
-    """Alpine's releases: what of --images has the name, docker archives and roots' tars"""
+    """Alpine's releases, docker archives and tars of roots: `*alpine*.tar.gz` in --images"""
     if shop.images is None:
         raise AbsentError("no --images DIR with Alpine's images")
     files = sorted(shop.images.glob("*alpine*.tar.gz"))
@@ -119,7 +119,7 @@ def _alpine(shop: Shop, file: Path, number: str) -> Image:
 
 
 def releases(shop: Shop) -> list[Image]:
-    """Debian's smallest root in five releases"""
+    """Debian's smallest root that has apt, in five releases"""
     layout = shop.layout("releases", [shop.root(suite) for suite in _RELEASES])
     return [
         Image.of_layout(f"debian:{suite}", layout, f"{tag}")
@@ -128,7 +128,7 @@ def releases(shop: Shop) -> list[Image]:
 
 
 def layers(shop: Shop) -> list[Image]:
-    """a Debian with a compiler in 100 layers: a base, and package after package, as by dpkg"""
+    """the files of toolchain in 100 layers: a base, and package after package, as dpkg installs"""
     root = _toolchain_root(shop)
 
     def make(directory: Path) -> None:
@@ -140,7 +140,7 @@ def layers(shop: Shop) -> list[Image]:
 
 
 def toolchain(shop: Shop) -> list[Image]:
-    """a Debian with compilers, git and Python, one large layer, from docker save"""
+    """a Debian with compilers, git and Python in one layer, a docker archive"""
     root = _toolchain_root(shop)
 
     def make(directory: Path) -> None:
@@ -179,7 +179,7 @@ def family(shop: Shop) -> list[Image]:
 
 
 def compressions(shop: Shop) -> list[Image]:
-    """one Debian as gzip, as zstd, and not compressed, from docker save"""
+    """one Debian as gzip, as zstd, and not compressed as a docker archive"""
     root = shop.root(debian.release())
 
     def make(directory: Path) -> None:

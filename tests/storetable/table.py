@@ -24,14 +24,22 @@ and the fastest round; the factor is how many times as fast the import is. Impor
 seconds for one image; the mount's until `unionmount IMAGE DIR` returns. Its factor is against
 `umoci unpack` of the same images. Each program works on an empty ext4 of its own, from sources
 that are in the page cache. The import has everything on disk when it ends, the others leave that to
-the kernel. umoci reads neither docker archives nor zstd: it got the same images as gzip."""
+the kernel. skopeo copies the layers of a layout as they are, compressed. umoci reads neither docker
+archives nor zstd: it got the same images as gzip."""
 
 
-def text(results: Mapping[str, Result], absent: Mapping[str, str], conditions: str) -> str:
-    """Both parts of the table. absent: sets whose sources were not there, and why."""
+def text(
+    results: Mapping[str, Result],
+    absent: Mapping[str, str],
+    about: Mapping[str, str],
+    conditions: str,
+) -> str:
+    """Both parts of the table. absent: sets whose sources were not there, and why. about: sets."""
     why = [f"| {name} | absent: {reason} |" for name, reason in absent.items()]
     parts = (
         conditions,
+        "",
+        *(f"- {name}: {about[name]}" for name in (*results, *absent)),
         "",
         _BYTES,
         *(_bytes_line(name, result) for name, result in results.items()),
@@ -46,12 +54,16 @@ def text(results: Mapping[str, Result], absent: Mapping[str, str], conditions: s
     return "\n".join(parts)
 
 
+def has_place(path: Path) -> bool:
+    """Whether a document has marks for the table."""
+    _, begin, rest = path.read_text().partition(BEGIN)
+    return bool(begin) and END in rest
+
+
 def put_into(path: Path, table: str) -> None:
-    """Put the table between the marks of a document. ValueError if it has no such place."""
+    """Put the table between the marks of a document that has them."""
     before, begin, rest = path.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
-    if not end:
-        raise ValueError(f"{path} has no place for the table: {BEGIN} and {END}")
     path.write_text(f"{before}{begin}\n{table}\n{end}{after}")
 
 
