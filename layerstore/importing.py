@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from layerstore import digest, pack
+from layerstore.compression import Compression, sniff
 from layerstore.digest import Digest, VerifyingReader
 from layerstore.errors import InvalidContent, StoreError
 from layerstore.ingest import Claim, Ingested, Tell
@@ -28,6 +29,7 @@ from unionfs.layers.directory import DirectoryLayer
 
 _AT_ONCE: Final = os.cpu_count() or 1
 _SHOWN_DIGITS: Final = 19
+_SNIFFED: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ def import_path(
     kind = classify(path, repository.limits)
     if kind is Kind.IMAGES:
         return _import_images(repository, path, options, watcher)
+    _require_no_choice(options)
     if kind is Kind.TREE:
         return [_import_tree(repository, path, options, watcher)]
     with open(path, "rb", buffering=0) as file:
@@ -91,6 +94,7 @@ def import_stream(
     source = Rewindable(stream)
     if classify(source, repository.limits) is Kind.IMAGES:
         return _import_images(repository, source, options, watcher)
+    _require_no_choice(options)
     return [_import_layer(repository, source, None, options, watcher)]
 
 
@@ -191,15 +195,20 @@ class _Layers:
             )
 
     def _is_there(self, layer: SourceLayer) -> bool:
-        if self._options.keep_blobs and not self._repository.kept_blob(
-            layer.diff_id, _sha256(layer.digest)
-        ):
+        if self._options.keep_blobs and not self._is_kept(layer):
             return False
         lease = self._repository.hold_layer(layer.diff_id)
         if lease is None:
             return False
         self._keep(lease, [])
         return True
+
+    def _is_kept(self, layer: SourceLayer) -> bool:
+        """Whether the blob comes out of the store as it is there."""
+        if self._repository.kept_blob(layer.diff_id, _sha256(layer.digest)):
+            return True
+        with layer.open() as reader:
+            return sniff(reader.read(_SNIFFED)) is Compression.NONE
 
     def _keep(self, lease: int, new: Iterable[str]) -> None:
         with self._lock:
@@ -226,6 +235,11 @@ class _Stoppable:
 
 
 # Single layers
+
+
+def _require_no_choice(options: Options) -> None:
+    if options.reference is not None:
+        raise StoreError("there is nothing to choose from: it is one layer, and has no name")
 
 
 def _import_tree(

@@ -83,7 +83,8 @@ def ingest(
 ) -> Ingested:
     """Read a layer, compressed or not, into the store.
 
-    keep: keep the blob as it comes, too; is told of it once it is there, under the store's lock.
+    keep: keep the blob as it comes, too, if it is compressed (otherwise the store has it as it is
+    anyway); is told of it once it is there, under the store's lock.
     replace: if the layer is there already, put this in its place; otherwise what is there stays,
     unless it is known to be damaged.
 
@@ -98,18 +99,20 @@ def ingest(
         kept = stack.enter_context(open(f"{directory}/{_BLOB}", "xb")) if keep else None
         blob = _Blob(source, tell, kept)
         content = open_decompressed(blob, limits)
+        compressed = content.compression is not Compression.NONE
+        if not compressed:
+            kept = blob.keep = None
         build = stack.enter_context(_Build(paths, directory))
         hasher = hashlib.sha256()
 
         def seen(chunk: bytes) -> None:
             # What is not compressed has been hashed as it came.
-            if content.compression is not Compression.NONE:
+            if compressed:
                 hasher.update(chunk)
 
         with ReadAhead(content, seen) as reader:
             tarstream.read(reader, build, limits)
         blob.check(claim)
-        compressed = content.compression is not Compression.NONE
         diff_id = Digest(f"sha256:{hasher.hexdigest()}") if compressed else blob.digest
         if claim.diff_id not in (None, diff_id):
             raise InvalidContent(f"its diff ID is {diff_id}, and not {claim.diff_id} as claimed")
@@ -118,7 +121,7 @@ def ingest(
             if kept is not None:
                 kept.close()
             durable.sync_filesystem(paths.root)
-            if keep is not None:
+            if keep is not None and kept is not None:
                 os.rename(f"{directory}/{_BLOB}", paths.blob(blob.digest))
                 durable.sync_directory(paths.blobs)
                 # Until here it is garbage.
@@ -173,7 +176,7 @@ class _Blob:
     def __init__(self, source: Reader, tell: Tell, keep: BinaryIO | None) -> None:
         self._source = source
         self._tell = tell
-        self._keep = keep
+        self.keep = keep
         self._hasher = hashlib.sha256()
         self.size = 0
 
@@ -185,8 +188,8 @@ class _Blob:
         chunk = self._source.read(size)
         self._hasher.update(chunk)
         self.size += len(chunk)
-        if self._keep is not None:
-            self._keep.write(chunk)
+        if self.keep is not None:
+            self.keep.write(chunk)
         self._tell(len(chunk))
         return chunk
 

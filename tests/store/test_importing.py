@@ -292,6 +292,24 @@ def test_a_kept_blob_that_is_gone_is_kept_again(repository: Repository, tmp_path
     assert path.read_bytes() == gzipped(A)
 
 
+@pytest.mark.parametrize("kind", ["layout", "docker archive"])
+def test_layers_that_are_not_compressed_are_neither_kept_twice_nor_read_twice(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    layout = Layout()
+    layout.listed.append(layout.manifest(A, B))
+    if kind == "layout":
+        source = layout.write(tmp_path / "source")
+    else:
+        source = tmp_path / "source"
+        source.write_bytes(tar(docker_archive([(["a:1"], [A, B])])))
+    imported(repository, source, keep_blobs=True)
+    assert os.listdir(repository.paths.blobs) == []
+    monkeypatch.delattr(Repository, "add_layer")
+    (found,) = imported(repository, source, keep_blobs=True)
+    assert found.new == 0
+
+
 # Layers and trees
 
 
@@ -355,6 +373,17 @@ def test_a_directory_becomes_an_image(repository: Repository, tmp_path: Path) ->
     layer.close()
     (again,) = imported(repository, tmp_path / "root")
     assert again.image.id == found.image.id
+
+
+def test_from_one_layer_nothing_is_chosen(repository: Repository, tmp_path: Path) -> None:
+    (tmp_path / "layer").write_bytes(A)
+    (tmp_path / "tree").mkdir()
+    for source in (tmp_path / "layer", tmp_path / "tree"):
+        with pytest.raises(StoreError, match="there is nothing to choose from"):
+            import_path(repository, source, Options(reference="a:1"))
+    with pytest.raises(StoreError, match="there is nothing to choose from"):
+        import_stream(repository, io.BytesIO(A), Options(reference="a:1"))
+    assert repository.layers() == []
 
 
 @pytest.mark.parametrize("name", ["nothing", "fifo"])
