@@ -9,8 +9,7 @@ import click
 
 from layerstore import committing, names
 from layerstore.cli import output, progress
-from layerstore.cli.images import short, warn_left_out
-from layerstore.cli.output import json_option
+from layerstore.cli.output import json_option, short, warn_left_out
 from layerstore.cli.settings import Settings, pass_settings
 from layerstore.committing import About, Made
 

@@ -10,9 +10,8 @@ from typing import Any, Final
 import click
 
 from layerstore.cli import output
-from layerstore.cli.images import short
 from layerstore.cli.listing import item_as_json, naming
-from layerstore.cli.output import json_option
+from layerstore.cli.output import json_option, short
 from layerstore.cli.settings import Settings, pass_settings
 from layerstore.errors import shown
 from layerstore.inspection import difference, subjects

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 import sys
@@ -10,7 +11,6 @@ from typing import Any, Final
 
 import click
 
-from layerstore.cli import changes, images, inspection, listing, maintenance, usage
 from layerstore.cli.settings import Settings, limits_of
 from unionfs import __version__
 from unionfs.model import UnionError, printable
@@ -20,12 +20,47 @@ _WRONG_COMMAND_LINE: Final = 2
 _INTERRUPTED: Final = 130
 _OUTPUT_NOT_READ: Final = 141
 
+_MODULES: Final = {
+    "import": "transfer",
+    "export": "transfer",
+    "images": "images",
+    "layers": "images",
+    "history": "images",
+    "tag": "images",
+    "untag": "images",
+    "rm": "images",
+    "commit": "changes",
+    "squash": "changes",
+    "ls": "listing",
+    "tree": "listing",
+    "cat": "listing",
+    "diff": "inspection",
+    "blame": "inspection",
+    "du": "usage",
+    "files": "usage",
+    "gc": "maintenance",
+    "check": "maintenance",
+}
+"""The commands, in the order of the help, and the modules of this package that have them."""
+
 
 class _OutputNotReadError(Exception):
     """Who reads our output has had enough."""
 
 
 class _Group(click.Group):
+    """Loads the module of a command when the command is wanted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _MODULES:
+            return None
+        module = importlib.import_module(f"layerstore.cli.{_MODULES[cmd_name]}")
+        commands: Sequence[click.Command] = module.COMMANDS
+        return next(command for command in commands if command.name == cmd_name)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -63,11 +98,6 @@ def layerstore(context: click.Context, store: str | None, limits: tuple[str, ...
     unionmount alpine:3.20 /mnt/root
     """
     context.obj = Settings(None if store is None else os.path.abspath(store), limits_of(limits))
-
-
-for _module in (images, listing, inspection, usage, changes, maintenance):
-    for _command in _module.COMMANDS:
-        layerstore.add_command(_command)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -12,8 +12,7 @@ import click
 from layerstore import check, gc, repair
 from layerstore.check import Finding
 from layerstore.cli import output, progress
-from layerstore.cli.images import short
-from layerstore.cli.output import json_option
+from layerstore.cli.output import json_option, short
 from layerstore.cli.settings import Settings, pass_settings
 from layerstore.gc import Amount, Item, Plan
 from layerstore.repair import Outcome

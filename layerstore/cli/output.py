@@ -10,8 +10,10 @@ from typing import Final
 
 import click
 
+from layerstore.errors import shown
 from unionfs.model import printable
 
+_SHORT: Final = 19
 _STEP: Final = 1024
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -81,3 +83,19 @@ def size(number: int) -> str:
 
 json_option: Final = click.option("--json", "json_", is_flag=True, help="Print JSON.")
 """For every command that lists."""
+
+
+def short(digest: str) -> str:
+    """A digest as people recognise it: twelve digits."""
+    return digest[:_SHORT]
+
+
+def warn(line: str) -> None:
+    """Tell what is no error on standard error."""
+    click.echo(f"layerstore: {printable(line)}", err=True)
+
+
+def warn_left_out(paths: Iterable[bytes]) -> None:
+    """Tell that sockets were left out."""
+    for path in paths:
+        warn(f"left out, as a layer can't have sockets: {shown(b'/' + path)}")

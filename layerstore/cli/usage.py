@@ -8,9 +8,8 @@ from typing import Any, Final
 import click
 
 from layerstore.cli import output
-from layerstore.cli.images import short
 from layerstore.cli.listing import item_as_json
-from layerstore.cli.output import json_option
+from layerstore.cli.output import json_option, short
 from layerstore.cli.settings import Settings, pass_settings
 from layerstore.errors import shown
 from layerstore.inspection import listing, subjects, usage, waste
