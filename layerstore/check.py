@@ -34,7 +34,6 @@ from layerstore.repository import Repository
 
 _AT_ONCE: Final = os.cpu_count() or 1
 _CHUNK: Final = 1 << 20
-_SHOWN_DIGITS: Final = 19
 _OF_STORE: Final = frozenset(
     ("format", "catalog.sqlite", "catalog.sqlite-journal", "lock", "turns")
 )
@@ -177,6 +176,7 @@ class _Layers:
         self._objects = repository.objects
         self._catalog = catalog
         self._progress = progress
+        self._tell = progress.begin("layers", None)
         self._bad: dict[Key, str] = {}
         self._places: dict[Key, list[Place]] = {}
         self._users: dict[Key, list[str]] = {}
@@ -203,8 +203,9 @@ class _Layers:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             for found in pool.map(lambda first: self._part(first, tell), range(PARTS)):
                 self._bad.update(found)
-        # Garbage, too: nobody knows yet.
-        damage.set_objects_aside(self._repository, self._bad)
+        if self._bad:
+            # Garbage, too: nobody knows yet.
+            damage.set_objects_aside(self._repository, self._bad)
 
     def _part(self, first: int, tell: Tell) -> dict[Key, str]:
         found = {}
@@ -238,16 +239,14 @@ class _Layers:
             return fault
         try:
             with contextlib.closing(Index(f"{directory}/{INDEX}")) as index:
-                size, _ = index.totals()
                 contents = index.contents()
                 bad = {content.key for content in contents if not self._is_there(content.key)}
         except Damaged as error:
             return Fault(Part.INDEX, f"can't be read: {error}")
         if bad:
             return bad
-        tell = self._progress.begin(f"layer {diff_id[:_SHOWN_DIGITS]}", size)
         with self._repository.workspace() as scratch:
-            return proof.fault(directory, diff_id, self._objects, scratch, tell)
+            return proof.fault(directory, diff_id, self._objects, scratch, self._tell)
 
     def _is_there(self, key: Key) -> bool:
         status = self._objects.status(key)

@@ -38,7 +38,7 @@ class Case:
 def nothing(store: StoreBuilder, place: Path) -> None:
     """An archive, and no store."""
     source = StoreBuilder(place / "source")
-    source.image("one:1", [_BASE, _TOP])
+    source.image("one:1", [_BASE, _TOP], keep_blobs=True)
     source.archive(place / "one.tar", "one:1")
     shutil.rmtree(source.path)
 

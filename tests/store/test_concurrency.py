@@ -77,7 +77,7 @@ def place(filesystems: FileSystems) -> Path:
     """Where there is an archive of an image."""
     point = filesystems.tmpfs()
     source = StoreBuilder(point / "source")
-    source.image("one:1", [_BASE, _TOP])
+    source.image("one:1", [_BASE, _TOP], keep_blobs=True)
     source.archive(point / "one.tar", "one:1")
     shutil.rmtree(source.path)
     return point

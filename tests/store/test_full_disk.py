@@ -79,7 +79,7 @@ def disk(request: pytest.FixtureRequest, filesystems: FileSystems) -> Disk:
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("archive")
     store = StoreBuilder(place / "store")
-    store.image("new:1", [_BASE, _TOP])
+    store.image("new:1", [_BASE, _TOP], keep_blobs=True)
     return store.archive(place / "new.tar", "new:1")
 
 
