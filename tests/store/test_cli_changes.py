@@ -41,7 +41,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, st
 def test_a_commit_makes_an_image_and_tells_what_it_left_out(
     base: Image, upper: Path, store: StoreBuilder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["commit", upper, "--onto", "base:1", "--tag", "mine:1", "-t", "mine:2"]
+    words = ["commit", str(upper), "--onto", "base:1", "--tag", "mine:1", "-t", "mine:2"]
     status, output, said = run(capsys, *words, "--message", "why", "--author", "me")
     assert status == 0
     assert said == "layerstore: left out, as a layer can't have sockets: /socket\n"
