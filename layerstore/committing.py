@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from layerstore import pack
+from layerstore.adding import add_layer
 from layerstore.digest import Digest
 from layerstore.errors import StoreError
 from layerstore.ingest import Claim
@@ -143,7 +144,7 @@ def _with_layer(
     """The image of the first *keep* layers of *image* and one more."""
     created = _now()
     tell = (progress or Nobody()).begin("layer", None)
-    added = repository.add_layer(PieceReader(pieces), Claim(), tell)
+    added = add_layer(repository, PieceReader(pieces), Claim(), tell)
     try:
         config = _config(image, keep, added.diff_id, about, created)
         return repository.add_image(config, None, about.names)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from layerstore import digest, pack
+from layerstore import pack
+from layerstore.adding import Wanted, add_layer, add_wanted, sha256
 from layerstore.compression import Compression, sniff
-from layerstore.digest import Digest, VerifyingReader
 from layerstore.errors import InvalidContent, StoreError
 from layerstore.ingest import Claim, Ingested, Tell
 from layerstore.oci import platforms
@@ -25,11 +25,13 @@ from layerstore.pieces import PieceReader
 from layerstore.progress import Nobody, Progress
 from layerstore.repository import Image, Repository
 from layerstore.tarstream import Reader
+from layerstore.worker import Worker
 from unionfs.layers.directory import DirectoryLayer
 
 _AT_ONCE: Final = os.cpu_count() or 1
 _SHOWN_DIGITS: Final = 19
 _SNIFFED: Final = 10
+_LARGE: Final = 1 << 23
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +142,19 @@ class _Layers:
         self._repository = repository
         self._options = options
         self._progress = progress
-        self._leases = contextlib.ExitStack()
+        self._held = contextlib.ExitStack()
         self._lock = threading.Lock()
+        self._here = threading.Lock()
         self._stopped = threading.Event()
+        self._idle: list[Worker] = []
+        self._has_workers = False
         self.new: set[str] = set()
 
     def __enter__(self) -> _Layers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._leases.close()
+        self._held.close()
 
     def add(self, layers: Iterable[SourceLayer]) -> None:
         """Have all of them. Raises what the first that fails raises, after all have ended."""
@@ -158,6 +163,7 @@ class _Layers:
             (layer.diff_id, layer.digest if self._options.keep_blobs else None): layer
             for layer in layers
         }
+        self._has_workers = _AT_ONCE > 1 and sum(map(_is_large, wanted.values())) > 1
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             try:
                 for work in [pool.submit(self._add, layer) for layer in wanted.values()]:
@@ -185,14 +191,27 @@ class _Layers:
             self._keep(added.lease, [added.diff_id] if added.new else [])
 
     def _read(self, layer: SourceLayer, tell: Tell) -> Ingested:
-        told, size = _sha256(layer.digest), layer.size
+        keep_blob = self._options.keep_blobs
+        wanted = Wanted(layer.diff_id, layer.digest, layer.size, keep_blob)
         with layer.open() as reader:
-            source: Reader = _Stoppable(reader, self._stopped)
-            if layer.digest is not None and size is not None and told is None:
-                source = VerifyingReader(source, layer.digest, size)
-            return self._repository.add_layer(
-                source, Claim(layer.diff_id, told, size), tell, keep_blob=self._options.keep_blobs
-            )
+            if self._has_workers and _is_large(layer):
+                with self._worker() as worker:
+                    return worker.add(reader, wanted, tell)
+            # Two of them in this process would only be in each other's way.
+            with self._here:
+                source = _Stoppable(reader, self._stopped)
+                return add_wanted(self._repository, source, wanted, tell)
+
+    @contextlib.contextmanager
+    def _worker(self) -> Iterator[Worker]:
+        """A worker that nobody else has."""
+        with self._lock:
+            worker = self._idle.pop() if self._idle else None
+            if worker is None:
+                worker = self._held.enter_context(Worker(self._repository))
+        yield worker
+        with self._lock:
+            self._idle.append(worker)
 
     def _is_there(self, layer: SourceLayer) -> bool:
         if self._options.keep_blobs and not self._is_kept(layer):
@@ -205,20 +224,20 @@ class _Layers:
 
     def _is_kept(self, layer: SourceLayer) -> bool:
         """Whether the blob comes out of the store as it is there."""
-        if self._repository.kept_blob(layer.diff_id, _sha256(layer.digest)):
+        if self._repository.kept_blob(layer.diff_id, sha256(layer.digest)):
             return True
         with layer.open() as reader:
             return sniff(reader.read(_SNIFFED)) is Compression.NONE
 
     def _keep(self, lease: int, new: Iterable[str]) -> None:
         with self._lock:
-            self._leases.callback(os.close, lease)
+            self._held.callback(os.close, lease)
             self.new.update(new)
 
 
-def _sha256(told: Digest | None) -> Digest | None:
-    """A digest of the kind that the store knows blobs by."""
-    return told if told is not None and digest.algorithm(told) == "sha256" else None
+def _is_large(layer: SourceLayer) -> bool:
+    """Whether reading it takes longer than starting a process."""
+    return layer.content.size >= _LARGE
 
 
 class _Stoppable:
@@ -261,7 +280,7 @@ def _import_layer(
 ) -> Imported:
     platform = platforms.parse(options.platform) if options.platform else platforms.host()
     tell = progress.begin("layer", size)
-    added = repository.add_layer(source, Claim(), tell, keep_blob=options.keep_blobs)
+    added = add_layer(repository, source, Claim(), tell, keep_blob=options.keep_blobs)
     try:
         # No time of today in it: the same tar gives the same image, whenever it is imported.
         config = make_config([added.diff_id], [History(created_by="layerstore import")], platform)

@@ -22,7 +22,7 @@ from layerstore.catalog import BlobRow
 from layerstore.compression import Compression, open_decompressed
 from layerstore.digest import Digest
 from layerstore.errors import InvalidContent
-from layerstore.index import IndexWriter
+from layerstore.indexwriter import IndexWriter
 from layerstore.limits import Limits
 from layerstore.objects import Key, Objects, Staging
 from layerstore.paths import Paths

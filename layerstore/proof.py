@@ -20,7 +20,8 @@ from urllib.parse import quote
 
 from layerstore import database, layertar, recipe, tarstream
 from layerstore.errors import Damaged, InvalidContent
-from layerstore.index import Index, IndexWriter
+from layerstore.index import Index
+from layerstore.indexwriter import IndexWriter
 from layerstore.ingest import INDEX, RECIPE, Tell, blocks_of, is_small
 from layerstore.limits import UNLIMITED
 from layerstore.objects import Key, Objects, ObjectWriter

@@ -15,13 +15,11 @@ from typing import Final, Self
 from layerstore import digest, leases, names, paths, workspace
 from layerstore.catalog import BlobRow, Catalog, ImageRow
 from layerstore.errors import Damaged, StoreError
-from layerstore.ingest import Claim, Ingested, Tell, ingest
 from layerstore.layer import StoredLayer
 from layerstore.limits import UNLIMITED, Limits
 from layerstore.objects import Objects
 from layerstore.oci.documents import History, ImageConfig, parse_config
 from layerstore.oci.names import normalised
-from layerstore.tarstream import Reader
 
 _TURN_DIGITS: Final = 15
 
@@ -111,20 +109,6 @@ class Repository:
             raise Damaged(
                 f"layer {diff_id} is damaged: {error}; see layerstore check, or import it again"
             ) from error
-
-    def add_layer(
-        self, source: Reader, claim: Claim, tell: Tell, *, keep_blob: bool = False
-    ) -> Ingested:
-        """Read a layer into the store; the caller closes its lease.
-
-        Raises InvalidContent, OSError; then the store is as it was.
-        """
-        keep = self._keep_blob if keep_blob else None
-        return ingest(self.paths, source, self.limits, claim, tell, keep=keep)
-
-    def _keep_blob(self, row: BlobRow) -> None:
-        with self.catalog.changing():
-            self.catalog.add_blob(row)
 
     @contextlib.contextmanager
     def turn(self, diff_id: str) -> Iterator[None]:

@@ -61,6 +61,11 @@ class ExtentReader:
         self._at += len(piece)
         return piece
 
+    @property
+    def left(self) -> tuple[int, int, int]:
+        """Descriptor, offset and size of what is still to be read, for another process."""
+        return self._descriptor, self._at, self._end - self._at
+
     def close(self) -> None:
         """Give the descriptor back."""
         os.close(self._descriptor)

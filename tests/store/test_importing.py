@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from layerstore import leases
+from layerstore import adding, importing, leases
 from layerstore.errors import InvalidContent, StoreError
 from layerstore.importing import Imported, Options, import_path, import_stream
 from layerstore.ingest import Ingested
@@ -206,14 +206,13 @@ def test_a_layer_is_read_once_for_all_images(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     added: list[str] = []
-    add_layer = Repository.add_layer
 
-    def counted(self: Repository, *words: Any, **more: Any) -> Ingested:
-        found = add_layer(self, *words, **more)
+    def counted(*words: Any) -> Ingested:
+        found = adding.add_wanted(*words)
         added.append(found.diff_id)
         return found
 
-    monkeypatch.setattr(Repository, "add_layer", counted)
+    monkeypatch.setattr(importing, "add_wanted", counted)
     imported(repository, layout_of(("a:1", [A, B]), ("b:1", [B, C])).write(tmp_path / "source"))
     assert sorted(added) == sorted(map(sha256, (A, B, C)))
 
@@ -305,7 +304,7 @@ def test_layers_that_are_not_compressed_are_neither_kept_twice_nor_read_twice(
         source.write_bytes(tar(docker_archive([(["a:1"], [A, B])])))
     imported(repository, source, keep_blobs=True)
     assert os.listdir(repository.paths.blobs) == []
-    monkeypatch.delattr(Repository, "add_layer")
+    monkeypatch.delattr(importing, "add_wanted")
     (found,) = imported(repository, source, keep_blobs=True)
     assert found.new == 0
 
@@ -467,7 +466,7 @@ def test_who_interrupts_an_import_does_not_wait_for_its_layers(
 ) -> None:
     stopped: list[Exception] = []
 
-    def endless(self: Repository, source: Reader, *words: Any, **more: Any) -> Ingested:
+    def endless(there: Repository, source: Reader, *words: Any) -> Ingested:
         while not waits_for_results(threading.main_thread()):
             os.sched_yield()
         os.kill(os.getpid(), signal.SIGINT)
@@ -478,7 +477,7 @@ def test_who_interrupts_an_import_does_not_wait_for_its_layers(
             stopped.append(error)
         raise NotImplementedError
 
-    monkeypatch.setattr(Repository, "add_layer", endless)
+    monkeypatch.setattr(importing, "add_wanted", endless)
     with pytest.raises(KeyboardInterrupt):
         imported(repository, layout_of(("a:1", [A])).write(tmp_path / "source"))
     assert len(stopped) == 1

@@ -16,7 +16,8 @@ import pytest
 
 from layerstore import tarstream
 from layerstore.errors import Damaged, InvalidContent
-from layerstore.index import ROOT, Index, IndexWriter, Inode
+from layerstore.index import ROOT, Index, Inode
+from layerstore.indexwriter import IndexWriter
 from layerstore.limits import Limits
 from layerstore.objects import Key
 from layerstore.tarstream import TarEntry

@@ -17,6 +17,7 @@ import pytest
 import xxhash
 
 from layerstore import layertar, leases
+from layerstore.adding import add_layer
 from layerstore.compression import Compression, compress
 from layerstore.errors import InvalidContent, LimitExceeded
 from layerstore.index import ROOT
@@ -57,7 +58,7 @@ def add(
     repository: Repository, data: bytes | Source, claim: Claim = NOTHING, *, keep: bool = False
 ) -> Ingested:
     source = io.BytesIO(data) if isinstance(data, bytes) else data
-    added = repository.add_layer(source, claim, lambda _: None, keep_blob=keep)
+    added = add_layer(repository, source, claim, lambda _: None, keep_blob=keep)
     os.close(added.lease)
     return added
 
@@ -134,7 +135,7 @@ def test_nobody_may_write_what_is_in_the_store(repository: Repository) -> None:
 
 
 def test_a_layer_is_held_for_who_added_it(repository: Repository) -> None:
-    added = repository.add_layer(io.BytesIO(TAR), Claim(), lambda _: None)
+    added = add_layer(repository, io.BytesIO(TAR), Claim(), lambda _: None)
     assert leases.take(repository.paths.layer(added.diff_id)) is None
     os.close(added.lease)
 
@@ -142,7 +143,7 @@ def test_a_layer_is_held_for_who_added_it(repository: Repository) -> None:
 def test_who_watches_is_told_every_byte_that_was_read(repository: Repository) -> None:
     data = gzip.compress(TAR)
     told: list[int] = []
-    added = repository.add_layer(io.BytesIO(data), Claim(), told.append)
+    added = add_layer(repository, io.BytesIO(data), Claim(), told.append)
     os.close(added.lease)
     assert sum(told) == len(data)
 
@@ -245,7 +246,7 @@ def test_a_collision_while_both_are_read_moves_the_later_one(repository: Reposit
                 add(repository, theirs)
             return piece
 
-    added = repository.add_layer(Overtaken(ours), Claim(), lambda _: None)
+    added = add_layer(repository, Overtaken(ours), Claim(), lambda _: None)
     os.close(added.lease)
     assert b"".join(layertar.tar(repository, added.diff_id)) == ours
     assert b"".join(layertar.tar(repository, sha256(theirs))) == theirs

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import leases
+from layerstore.adding import add_layer
 from layerstore.digest import of_bytes
 from layerstore.errors import Damaged, StoreError
 from layerstore.ingest import Claim
@@ -218,7 +219,7 @@ def test_layers_of_one_digest_wait_for_each_other(repository: Repository, four: 
 
 @pytest.fixture
 def lease(repository: Repository) -> Iterator[int]:
-    added = repository.add_layer(io.BytesIO(FIRST), Claim(), lambda _: None)
+    added = add_layer(repository, io.BytesIO(FIRST), Claim(), lambda _: None)
     assert added.new
     assert added.digest == added.diff_id == of_bytes(FIRST)
     yield added.lease

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from layerstore import tarformat, tarstream
 from layerstore.errors import InvalidContent
-from layerstore.index import ROOT, Index, IndexWriter
+from layerstore.index import ROOT, Index
+from layerstore.indexwriter import IndexWriter
 from layerstore.limits import Limits
 from layerstore.objects import Key
 from layerstore.tarstream import TarEntry

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from layerstore import exporting
+from layerstore.adding import add_layer
 from layerstore.compression import Compression, compress
 from layerstore.digest import Digest
 from layerstore.exporting import Format
@@ -38,8 +39,8 @@ class StoreBuilder:
         """A layer that no image has; answers its diff ID. keep_blob: of what comes with gzip."""
         stream = b"".join(compress([tar], Compression.GZIP)) if keep_blob else tar
         with self.opened() as repository:
-            added = repository.add_layer(
-                io.BytesIO(stream), Claim(), lambda _: None, keep_blob=keep_blob
+            added = add_layer(
+                repository, io.BytesIO(stream), Claim(), lambda _: None, keep_blob=keep_blob
             )
             os.close(added.lease)
         return added.diff_id

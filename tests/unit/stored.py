@@ -8,6 +8,7 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from layerstore.adding import add_layer
 from layerstore.ingest import Claim
 from layerstore.layer import StoredLayer
 from layerstore.repository import Repository
@@ -31,7 +32,7 @@ def stored(path: Path, root: Directory) -> Callable[[], StoredLayer]:
     """Import *root* into a store at *path*; answers what opens the layer."""
     tar = tars.tar(*_directory(b".", root))
     with Repository(str(path)) as repository:
-        added = repository.add_layer(io.BytesIO(tar), Claim(), lambda _: None)
+        added = add_layer(repository, io.BytesIO(tar), Claim(), lambda _: None)
     os.close(added.lease)
 
     def opened() -> StoredLayer:
