@@ -30,8 +30,8 @@ def add_layer(
 ) -> Ingested:
     """Read a layer into the store; the caller closes its lease.
 
-    keep_blob: keep the blob as it comes, too. Raises InvalidContent, OSError; then the store is as
-    it was.
+    keep_blob: keep the blob as it comes, too. Raises InvalidContentError, OSError; then the store
+    is as it was.
     """
 
     def keep(row: BlobRow) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from layerstore import database, digest
-from layerstore.errors import Damaged
+from layerstore.errors import DamagedError
 
 _VERSION: Final = 1
 _SECONDS_TO_WAIT: Final = 60
@@ -79,8 +79,8 @@ class ManifestRow(NamedTuple):
 class Catalog:
     """The catalog at a path, made if it is not there; several processes may use it.
 
-    All methods raise Damaged if it can't be read, StoreError if others have it locked for a minute,
-    OSError. A document leaves it only if it has the digest that it is kept under.
+    All methods raise DamagedError if it can't be read, StoreError if others have it locked for a
+    minute, OSError. A document leaves it only if it has the digest that it is kept under.
     """
 
     def __init__(self, path: str) -> None:
@@ -175,7 +175,7 @@ class Catalog:
         )
         for manifest, content in rows:
             if digest.of_bytes(content) != manifest:
-                raise Damaged(f"manifest {manifest} is damaged; see layerstore check")
+                raise DamagedError(f"manifest {manifest} is damaged; see layerstore check")
         return [(row[0], row[1]) for row in rows]
 
     def remove_manifest(self, manifest: str) -> None:
@@ -251,7 +251,7 @@ class Catalog:
 
 def _whole(row: ImageRow) -> ImageRow:
     if digest.of_bytes(row.config) != row.image:
-        raise Damaged(
+        raise DamagedError(
             f"the config of image {row.image} is damaged: import the image again, or see"
             " layerstore check"
         )

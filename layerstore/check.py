@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from layerstore import damage, leases, names, proof
 from layerstore.catalog import BlobRow, ManifestRow
-from layerstore.errors import Damaged, InvalidContent
+from layerstore.errors import DamagedError, InvalidContentError
 from layerstore.index import ROOT, Index
 from layerstore.ingest import INDEX, RECIPE, Tell
 from layerstore.limits import UNLIMITED
@@ -87,7 +87,7 @@ class Finding:
 def check(repository: Repository, progress: Progress | None = None) -> Iterator[Finding]:
     """Look at everything, and set aside what is damaged.
 
-    Raises Damaged if the catalog can't be read at all, OSError.
+    Raises DamagedError if the catalog can't be read at all, OSError.
     """
     watcher = progress or Nobody()
     catalog = _Catalog(repository)
@@ -119,7 +119,7 @@ class _Catalog:
             title = self._titles[row.image] = named.get(row.image, row.image)
             try:
                 self._layers[row.image] = damage.config_of(row).rootfs.diff_ids
-            except InvalidContent as error:
+            except InvalidContentError as error:
                 yield Finding(Kind.CONFIG, row.image, str(error), images=(title,))
         yield from self._manifests()
         for name, image in tags:
@@ -130,7 +130,7 @@ class _Catalog:
         for row in self._repository.catalog.all_manifests():
             try:
                 _check_manifest(row)
-            except InvalidContent as error:
+            except InvalidContentError as error:
                 damage.set_manifest_aside(self._repository, row)
                 title = self._titles.get(row.image, row.image)
                 yield Finding(Kind.MANIFEST, row.manifest, str(error), images=(title,))
@@ -162,7 +162,7 @@ def _check_manifest(row: ManifestRow) -> None:
     damage.check_digest(row.manifest, row.content)
     manifest = parse_document(row.content, damage.NOT_CLEAR, UNLIMITED)
     if not isinstance(manifest, Manifest) or manifest.config.digest != row.image:
-        raise InvalidContent("is not of the image that it is kept for")
+        raise InvalidContentError("is not of the image that it is kept for")
 
 
 # Layers and their contents
@@ -241,7 +241,7 @@ class _Layers:
             with contextlib.closing(Index(f"{directory}/{INDEX}")) as index:
                 contents = index.contents()
                 bad = {content.key for content in contents if not self._is_there(content.key)}
-        except Damaged as error:
+        except DamagedError as error:
             return Fault(Part.INDEX, f"can't be read: {error}")
         if bad:
             return bad

@@ -20,7 +20,7 @@ from typing import Final, Protocol, cast
 
 from zlib_ng import zlib_ng
 
-from layerstore.errors import InvalidContent, LimitExceeded
+from layerstore.errors import InvalidContentError, LimitExceededError
 from layerstore.limits import RATIO_FREE, Limits
 
 if sys.version_info >= (3, 14):
@@ -153,8 +153,9 @@ class DecompressedReader:
     def read(self, size: int) -> bytes:
         """Up to *size* bytes (at least 1, better 1 MiB); none only at the end.
 
-        Raises InvalidContent for a stream that is damaged, cut off or followed by something else,
-        LimitExceeded for one that holds too much, and what reading the raw stream raises.
+        Raises InvalidContentError for a stream that is damaged, cut off or followed by something
+        else, LimitExceededError for one that holds too much, and what reading the raw stream
+        raises.
         """
         plain = self.compression is Compression.NONE
         piece = self._take(size) if plain else self._decompress(size)
@@ -220,18 +221,18 @@ class DecompressedReader:
 
     def _check_limits(self) -> None:
         if self._given > self._limits.bytes:
-            raise LimitExceeded(
+            raise LimitExceededError(
                 f"the stream holds more than {self._limits.bytes} bytes; "
                 "`--limit bytes=N` allows more"
             )
         if self._given > RATIO_FREE and self._given > self._limits.ratio * self._taken:
-            raise LimitExceeded(
+            raise LimitExceededError(
                 f"the {self.compression.value} stream becomes more than {self._limits.ratio} "
                 "times its size; `--limit ratio=N` allows more"
             )
 
-    def _invalid(self, what: str) -> InvalidContent:
-        return InvalidContent(
+    def _invalid(self, what: str) -> InvalidContentError:
+        return InvalidContentError(
             f"the {self.compression.value} stream is damaged near byte "
             f"{self._taken - len(self._buffer) + self._at}: {what}"
         )

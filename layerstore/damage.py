@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from layerstore import digest, durable, leases
 from layerstore.catalog import ImageRow, ManifestRow
-from layerstore.errors import InvalidContent
+from layerstore.errors import InvalidContentError
 from layerstore.ingest import INDEX, RECIPE
 from layerstore.limits import UNLIMITED
 from layerstore.objects import Key, Objects
@@ -135,25 +135,27 @@ def is_marked(repository: Repository, diff_id: str) -> bool:
 def layers(repository: Repository) -> list[str]:
     """The layers that are known to be damaged, and those that images have and the store has not.
 
-    What an image needs whose config is damaged, nobody knows. Raises Damaged, OSError.
+    What an image needs whose config is damaged, nobody knows. Raises DamagedError, OSError.
     """
     present = set(repository.layers())
     marked = {diff_id for diff_id in present if is_marked(repository, diff_id)}
     wanted: set[str] = set()
     for row in repository.catalog.configs():
-        with contextlib.suppress(InvalidContent):
+        with contextlib.suppress(InvalidContentError):
             wanted.update(config_of(row).rootfs.diff_ids)
     return sorted(marked | (wanted - present))
 
 
 def config_of(row: ImageRow) -> ImageConfig:
-    """The config of an image. Raises InvalidContent, a sentence without its subject."""
+    """The config of an image. Raises InvalidContentError, a sentence without its subject."""
     check_digest(row.image, row.config)
     return parse_config(row.config, NOT_CLEAR, UNLIMITED)
 
 
 def check_digest(wanted: str, content: bytes) -> None:
-    """Raise InvalidContent, a sentence without its subject, unless a document has this digest."""
+    """Raise InvalidContentError, a sentence without its subject, unless a document has this
+    digest.
+    """
     found = digest.of_bytes(content)
     if found != wanted:
-        raise InvalidContent(f"is damaged: its digest is {found}")
+        raise InvalidContentError(f"is damaged: its digest is {found}")

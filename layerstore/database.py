@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Final
 
-from layerstore.errors import Damaged, StoreError
+from layerstore.errors import DamagedError, StoreError
 
 _ERRNOS: Final = {
     sqlite3.SQLITE_FULL: errno.ENOSPC,
@@ -39,8 +39,8 @@ def system_errors(what: str) -> Iterator[None]:
 def errors(what: str, remedy: str = "") -> Iterator[None]:
     """As ``system_errors``, of what was there before.
 
-    Raises StoreError, too, if others were in the way, and Damaged with the *remedy* if it is not
-    what was written.
+    Raises StoreError, too, if others were in the way, and DamagedError with the *remedy* if it is
+    not what was written.
     """
     try:
         with system_errors(what):
@@ -51,7 +51,7 @@ def errors(what: str, remedy: str = "") -> Iterator[None]:
             raise StoreError(f"another process keeps {what} locked; try again later") from error
         if code == sqlite3.SQLITE_CONSTRAINT:
             raise StoreError(f"another process has just changed {what}; try again") from error
-        raise Damaged(f"{what} can't be read: {error}{remedy}") from error
+        raise DamagedError(f"{what} can't be read: {error}{remedy}") from error
 
 
 def _code(error: sqlite3.DatabaseError) -> int:

@@ -10,7 +10,7 @@ import hashlib
 import re
 from typing import Final, NewType, Protocol
 
-from layerstore.errors import InvalidContent
+from layerstore.errors import InvalidContentError
 
 Digest = NewType("Digest", str)
 """``sha256:`` and 64 hexadecimal digits in lower case, or ``sha512:`` and 128 of them."""
@@ -34,9 +34,9 @@ class Reader(Protocol):
 
 
 def parse(text: str) -> Digest:
-    """Check that *text* is a digest. Raises InvalidContent."""
+    """Check that *text* is a digest. Raises InvalidContentError."""
     if not _DIGEST.match(text):
-        raise InvalidContent(f"{text[:_SHOWN]!r} is not a sha256 or sha512 digest")
+        raise InvalidContentError(f"{text[:_SHOWN]!r} is not a sha256 or sha512 digest")
     return Digest(text)
 
 
@@ -65,21 +65,23 @@ class Check:
         self._seen = 0
 
     def update(self, piece: bytes) -> None:
-        """Take the next bytes. Raises InvalidContent as soon as there are too many."""
+        """Take the next bytes. Raises InvalidContentError as soon as there are too many."""
         self._seen += len(piece)
         if self._seen > self._size:
-            raise InvalidContent(f"{self._digest} is longer than the {self._size} bytes it claims")
+            raise InvalidContentError(
+                f"{self._digest} is longer than the {self._size} bytes it claims"
+            )
         self._hash.update(piece)
 
     def finish(self) -> None:
-        """That was all. Raises InvalidContent if it was too short or is something else."""
+        """That was all. Raises InvalidContentError if it was too short or is something else."""
         if self._seen != self._size:
-            raise InvalidContent(
+            raise InvalidContentError(
                 f"{self._digest} ends after {self._seen} of the {self._size} bytes it claims"
             )
         found = f"{algorithm(self._digest)}:{self._hash.hexdigest()}"
         if found != self._digest:
-            raise InvalidContent(f"{self._digest} is damaged or forged: its digest is {found}")
+            raise InvalidContentError(f"{self._digest} is damaged or forged: its digest is {found}")
 
 
 class VerifyingReader:
@@ -96,7 +98,7 @@ class VerifyingReader:
     def read(self, size: int, /) -> bytes:
         """Up to *size* bytes; none at the end.
 
-        Raises InvalidContent: at the end for another digest or too few bytes, and at once for
+        Raises InvalidContentError: at the end for another digest or too few bytes, and at once for
         too many.
         """
         piece = self._raw.read(size)
@@ -108,7 +110,7 @@ class VerifyingReader:
         return piece
 
     def drain(self) -> None:
-        """Read what is left, so that all is checked. Raises InvalidContent."""
+        """Read what is left, so that all is checked. Raises InvalidContentError."""
         while self.read(1 << 20):
             pass
 

@@ -9,15 +9,15 @@ class StoreError(UnionError):
     """A mistake that the user can mend, or a store that is not as it has to be."""
 
 
-class InvalidContent(StoreError):
+class InvalidContentError(StoreError):
     """What was read (a tar, a blob, a document) is not what it claims to be, or is hostile."""
 
 
-class LimitExceeded(InvalidContent):
+class LimitExceededError(InvalidContentError):
     """Within the rules, but more than this store takes; the text names the option that raises it."""
 
 
-class Damaged(StoreError):
+class DamagedError(StoreError):
     """Something in the store is not what was put there; ``layerstore check`` tells all of it."""
 
 

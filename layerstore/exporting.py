@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 from layerstore import durable, layertar
 from layerstore.compression import Compression, compress
 from layerstore.digest import Digest, HashingReader
-from layerstore.errors import Damaged, InvalidContent, StoreError
+from layerstore.errors import DamagedError, InvalidContentError, StoreError
 from layerstore.extract import Extracted, extract
 from layerstore.limits import UNLIMITED
 from layerstore.oci import documents, writer
@@ -84,8 +84,8 @@ def export_images(
     compression: of the layers; None: as they came, and a manifest whose blobs can be written bit
     for bit is written as it came. Two exports of an image are equal byte for byte.
 
-    The target is there as a whole or not at all, unless it is a stream. Raises StoreError, Damaged
-    if something in the store is not as it came, OSError.
+    The target is there as a whole or not at all, unless it is a stream. Raises StoreError,
+    DamagedError if something in the store is not as it came, OSError.
     """
     if kind is Format.DOCKER_ARCHIVE and compression not in (None, Compression.NONE):
         raise StoreError("the layers of a docker-archive are not compressed: leave that out")
@@ -96,8 +96,8 @@ def export_images(
             found = [blobs.compressed(image, names) for image, names in images]
         try:
             _write(found, target, kind)
-        except InvalidContent as error:
-            raise Damaged(f"the store is damaged: {error}; see layerstore check") from error
+        except InvalidContentError as error:
+            raise DamagedError(f"the store is damaged: {error}; see layerstore check") from error
         return Exported(blobs.recompressed)
 
 

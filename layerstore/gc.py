@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Self
 
 from layerstore import durable, leases, names, workspace
-from layerstore.errors import Damaged
+from layerstore.errors import DamagedError
 from layerstore.index import Index
 from layerstore.ingest import INDEX
 from layerstore.keyset import KeySet
@@ -108,7 +108,7 @@ class Plan:
         }
 
     def look(self, repository: Repository, diff_ids: Iterable[str]) -> None:
-        """See what layers need, as far as that is not known. Raises Damaged, OSError."""
+        """See what layers need, as far as that is not known. Raises DamagedError, OSError."""
         for diff_id in diff_ids:
             directory = repository.paths.layer(diff_id)
             try:
@@ -117,8 +117,8 @@ class Plan:
                 continue
             try:
                 self._look(diff_id, f"{directory}/{INDEX}")
-            except (Damaged, FileNotFoundError) as error:
-                raise Damaged(
+            except (DamagedError, FileNotFoundError) as error:
+                raise DamagedError(
                     f"layer {diff_id} is damaged, so nobody can tell what it needs: run layerstore"
                     " check --repair, import its images again, or remove them"
                 ) from error
@@ -154,8 +154,8 @@ class Plan:
 def plan(repository: Repository, *, untagged: bool = False) -> Plan:
     """Find what nothing needs; nothing is changed.
 
-    untagged: images without a name go, too. Raises Damaged if it can't be told what an image or a
-    layer needs, OSError.
+    untagged: images without a name go, too. Raises DamagedError if it can't be told what an image
+    or a layer needs, OSError.
     """
     found = Plan()
     try:

@@ -14,7 +14,7 @@ from typing import Final
 from layerstore import pack
 from layerstore.adding import Wanted, add_layer, add_wanted, sha256
 from layerstore.compression import Compression, sniff
-from layerstore.errors import InvalidContent, StoreError
+from layerstore.errors import InvalidContentError, StoreError
 from layerstore.ingest import Claim, Ingested, Tell
 from layerstore.oci import platforms
 from layerstore.oci.documents import History, make_config
@@ -67,8 +67,8 @@ def import_path(
     directory that is a root.
 
     Layers that are there are not read again; several are read at once. Raises StoreError
-    (InvalidContent), OSError; then no image has been added, and finished layers stay for the next
-    try until ``layerstore gc``.
+    (InvalidContentError), OSError; then no image has been added, and finished layers stay for the
+    next try until ``layerstore gc``.
     """
     watcher = progress or Nobody()
     repository.sweep()
@@ -186,7 +186,7 @@ class _Layers:
             tell = self._progress.begin(title, layer.content.size)
             try:
                 added = self._read(layer, tell)
-            except InvalidContent as error:
+            except InvalidContentError as error:
                 raise type(error)(f"layer {title}: {error}") from error
             self._keep(added.lease, [added.diff_id] if added.new else [])
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
-from layerstore.errors import Damaged
+from layerstore.errors import DamagedError
 from layerstore.objects import Key
 
 VERSION: Final = 1
@@ -109,7 +109,7 @@ class Content(NamedTuple):
 class Index:
     """An index that is complete, open for reading until ``close``.
 
-    All methods raise Damaged when the file is not what was written.
+    All methods raise DamagedError when the file is not what was written.
     """
 
     def __init__(self, path: str) -> None:
@@ -123,7 +123,7 @@ class Index:
         try:
             ((version,),) = self._query("PRAGMA user_version")
             if version != VERSION:
-                raise Damaged(f"its index has version {version}")
+                raise DamagedError(f"its index has version {version}")
         except BaseException:
             self._database.close()
             raise
@@ -133,13 +133,13 @@ class Index:
         self._database.close()
 
     def inode(self, number: int) -> Inode:
-        """An inode. Raises Damaged if there is none."""
+        """An inode. Raises DamagedError if there is none."""
         rows = self._query(
             f"SELECT {_INODE} FROM inode LEFT JOIN content USING (content) WHERE inode = ?",
             (number,),
         )
         if not rows:
-            raise Damaged(f"its index has no inode {number}")
+            raise DamagedError(f"its index has no inode {number}")
         return _checked(Inode(*rows[0]))
 
     def child(self, parent: int, name: bytes) -> Inode | None:
@@ -171,17 +171,17 @@ class Index:
             yield Content(row[0], Key(*row[1:4]), row[4])
 
     def content(self, number: int) -> Key:
-        """The object of a content. Raises Damaged if there is none."""
+        """The object of a content. Raises DamagedError if there is none."""
         rows = self._query("SELECT hash, size, variant FROM content WHERE content = ?", (number,))
         if not rows:
-            raise Damaged(f"its index has no content {number}")
+            raise DamagedError(f"its index has no content {number}")
         return Key(*rows[0])
 
     def highest(self) -> int:
         """The highest number of an inode."""
         ((number,),) = self._query("SELECT max(inode) FROM inode")
         if not isinstance(number, int) or number > _INODE_MAX:
-            raise Damaged(f"its index has an inode {number}")
+            raise DamagedError(f"its index has an inode {number}")
         return number
 
     def totals(self) -> tuple[int, int]:
@@ -200,8 +200,8 @@ class Index:
             raise _damaged(error) from error
 
 
-def _damaged(error: Exception) -> Damaged:
-    return Damaged(f"its index can't be read: {error}")
+def _damaged(error: Exception) -> DamagedError:
+    return DamagedError(f"its index can't be read: {error}")
 
 
 def _named(row: tuple[Any, ...]) -> Inode:
@@ -209,13 +209,13 @@ def _named(row: tuple[Any, ...]) -> Inode:
     if row[0] == 0:
         return inode._replace(inode=0)
     if inode.inode is None:
-        raise Damaged("its index has a name without an inode")
+        raise DamagedError("its index has a name without an inode")
     return _checked(inode)
 
 
 def _bytes(value: object) -> bytes:
     if not isinstance(value, bytes):
-        raise Damaged(f"its index has {value!r:.40} where bytes belong")
+        raise DamagedError(f"its index has {value!r:.40} where bytes belong")
     return value
 
 
@@ -223,5 +223,5 @@ def _checked(inode: Inode) -> Inode:
     """A row has the types of its columns unless the file is damaged."""
     types = tuple(map(type, inode))
     if types[:8] != _NUMBERS or not _BYTES.issuperset((types[8], types[11])):
-        raise Damaged(f"its index has an inode {inode.inode} that can't be")
+        raise DamagedError(f"its index has an inode {inode.inode} that can't be")
     return inode

@@ -10,7 +10,7 @@ import sqlite3
 import stat
 from typing import Any, Final
 
-from layerstore.errors import InvalidContent, shown
+from layerstore.errors import InvalidContentError, shown
 from layerstore.index import ROOT, SCHEMA, VERSION
 from layerstore.objects import Key
 from layerstore.tarstream import TarEntry
@@ -65,7 +65,7 @@ class IndexWriter:
     def entry(self, entry: TarEntry, content: int | None) -> None:
         """Take up an entry. content: that of a regular file.
 
-        Raises InvalidContent if it can't be where it claims to be.
+        Raises InvalidContentError if it can't be where it claims to be.
         """
         self._entries += 1
         if not entry.path:
@@ -77,7 +77,7 @@ class IndexWriter:
             return
         parent = self._directory(above)
         if parent is None:
-            raise InvalidContent("it lies below something that is no directory in this layer")
+            raise InvalidContentError("it lies below something that is no directory in this layer")
         if _is_whiteout(entry):
             self._whiteout(parent, name)
         elif entry.is_hard_link:
@@ -142,7 +142,7 @@ class IndexWriter:
         if markers.is_aufs(name):
             self._unseen.append((parent, name))
         elif markers.is_reserved(name):
-            raise InvalidContent("it lies below a whiteout")
+            raise InvalidContentError("it lies below a whiteout")
 
     def _remember(self, path: bytes, inode: int) -> None:
         if len(self._directories) >= _CACHED:
@@ -210,7 +210,7 @@ class IndexWriter:
         directory = self._existing(above)
         inode = None if directory is None else self._child(directory, last)
         if not inode or self._is_directory(inode):
-            raise InvalidContent(
+            raise InvalidContentError(
                 f"a hard link to {shown(entry.target)}, which is no file of this layer"
             )
         there = self._child(parent, name)
@@ -245,7 +245,7 @@ class IndexWriter:
         if markers.is_aufs(name):
             return
         if name == markers.WHITEOUT_PREFIX:
-            raise InvalidContent("a whiteout of no name")
+            raise InvalidContentError("a whiteout of no name")
         gone = markers.hidden_by(name)
         parent = self._directory(above)
         if parent is None:
@@ -254,7 +254,7 @@ class IndexWriter:
         if name == markers.OPAQUE_NAME:
             self._run("UPDATE inode SET opaque = 1 WHERE inode = ?", (parent,))
         elif gone in (b".", b".."):
-            raise InvalidContent("a whiteout of a name that nothing can have")
+            raise InvalidContentError("a whiteout of a name that nothing can have")
         elif gone is not None:
             self._whiteout(parent, gone)
 

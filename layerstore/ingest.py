@@ -21,7 +21,7 @@ from layerstore import database, durable, leases, tarstream
 from layerstore.catalog import BlobRow
 from layerstore.compression import Compression, open_decompressed
 from layerstore.digest import Digest
-from layerstore.errors import InvalidContent
+from layerstore.errors import InvalidContentError
 from layerstore.indexwriter import IndexWriter
 from layerstore.limits import Limits
 from layerstore.objects import Key, Objects, Staging
@@ -88,8 +88,8 @@ def ingest(
     replace: if the layer is there already, put this in its place; otherwise what is there stays,
     unless it is known to be damaged.
 
-    Raises InvalidContent (LimitExceeded) if it is not what *claim* says or a layer can't be so,
-    and OSError; then the store is as it was.
+    Raises InvalidContentError (LimitExceededError) if it is not what *claim* says or a layer can't
+    be so, and OSError; then the store is as it was.
     """
     with (
         workspace(paths.temporary) as directory,
@@ -115,7 +115,9 @@ def ingest(
         blob.check(claim)
         diff_id = Digest(f"sha256:{hasher.hexdigest()}") if compressed else blob.digest
         if claim.diff_id not in (None, diff_id):
-            raise InvalidContent(f"its diff ID is {diff_id}, and not {claim.diff_id} as claimed")
+            raise InvalidContentError(
+                f"its diff ID is {diff_id}, and not {claim.diff_id} as claimed"
+            )
         with leases.locked(paths.lock, alone=False):
             build.finish()
             if kept is not None:
@@ -197,9 +199,11 @@ class _Blob:
         while self.read(_SMALL):
             pass
         if claim.size not in (None, self.size):
-            raise InvalidContent(f"it has {self.size} bytes, and not {claim.size} as claimed")
+            raise InvalidContentError(f"it has {self.size} bytes, and not {claim.size} as claimed")
         if claim.digest not in (None, self.digest):
-            raise InvalidContent(f"its digest is {self.digest}, and not {claim.digest} as claimed")
+            raise InvalidContentError(
+                f"its digest is {self.digest}, and not {claim.digest} as claimed"
+            )
 
 
 class _Build:

@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from layerstore import leases
-from layerstore.errors import Damaged
+from layerstore.errors import DamagedError
 from layerstore.index import ROOT, Index, Inode
 from layerstore.objects import Key, Objects, has_hash
 from unionfs.layers import markers
@@ -37,7 +37,7 @@ class StoredLayer:
     contents are. created_by: what the image's history says of it.
 
     As long as it is open nobody takes it away. Raises OSError (FileNotFoundError if the store does
-    not have it) and Damaged.
+    not have it) and DamagedError.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class StoredLayer:
     def _verify(self, inode: int, descriptor: int, key: Key) -> None:
         if not self._verified[inode] and key.size <= VERIFIED_AT_OPEN:
             if not has_hash(descriptor, key):
-                raise Damaged(f"object {key.name} is damaged; see layerstore check")
+                raise DamagedError(f"object {key.name} is damaged; see layerstore check")
             self._verified[inode] = 1
 
     def content_key(self, entry: Entry) -> Hashable | None:
@@ -165,7 +165,7 @@ class StoredLayer:
         """Damage is EIO to whoever reads through a mount, and a line in the log."""
         try:
             yield
-        except Damaged as error:
+        except DamagedError as error:
             _log.error("layer %s: %s", self._diff_id, error)
             raise OSError(errno.EIO, f"layer {self._diff_id}: {error}") from error
 
@@ -176,7 +176,7 @@ class StoredLayer:
         try:
             attributes = PackedAttributes(_status(inode, self._device))
         except (struct.error, OverflowError) as error:
-            raise Damaged(f"its index has an inode that can't be: {error}") from error
+            raise DamagedError(f"its index has an inode that can't be: {error}") from error
         return Entry(
             attributes,
             inode.inode,

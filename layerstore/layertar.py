@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final
 
 from layerstore import recipe
-from layerstore.errors import Damaged
+from layerstore.errors import DamagedError
 from layerstore.ingest import RECIPE
 from layerstore.repository import Repository
 
@@ -19,9 +19,9 @@ _CHUNK: Final = 1 << 20
 def tar(repository: Repository, diff_id: str) -> Iterator[bytes]:
     """The tar of a layer, in pieces.
 
-    Only after the last piece it is sure that they were right: Damaged is raised instead of the end
-    if their SHA-256 is not the diff ID, or earlier if something is missing. The layer stays in the
-    store until then. Raises StoreError if it is not there.
+    Only after the last piece it is sure that they were right: DamagedError is raised instead of the
+    end if their SHA-256 is not the diff ID, or earlier if something is missing. The layer stays in
+    the store until then. Raises StoreError if it is not there.
     """
     hasher = hashlib.sha256()
     for piece in _pieces(repository, diff_id):
@@ -29,14 +29,14 @@ def tar(repository: Repository, diff_id: str) -> Iterator[bytes]:
         yield piece
     found = f"sha256:{hasher.hexdigest()}"
     if found != diff_id:
-        raise Damaged(f"layer {diff_id} is damaged: its tar has the digest {found}")
+        raise DamagedError(f"layer {diff_id} is damaged: its tar has the digest {found}")
 
 
 def pieces(file: BinaryIO, opened: Callable[[int], int]) -> Iterator[bytes]:
     """The tar that the recipe in *file* tells, in pieces; they may be wrong.
 
-    opened: gives a descriptor of a content, which is closed here. Raises Damaged, OSError, and what
-    *opened* raises.
+    opened: gives a descriptor of a content, which is closed here. Raises DamagedError, OSError, and
+    what *opened* raises.
     """
 
     def contents(content: int, offset: int, length: int) -> Iterator[bytes]:
@@ -46,7 +46,7 @@ def pieces(file: BinaryIO, opened: Callable[[int], int]) -> Iterator[bytes]:
             while offset < end:
                 piece = os.pread(descriptor, min(end - offset, _CHUNK), offset)
                 if not piece:
-                    raise Damaged("a content is shorter than its recipe says")
+                    raise DamagedError("a content is shorter than its recipe says")
                 yield piece
                 offset += len(piece)
         finally:
@@ -63,6 +63,6 @@ def _pieces(repository: Repository, diff_id: str) -> Iterator[bytes]:
                     file, lambda content: repository.objects.open(layer.index.content(content))
                 )
         except FileNotFoundError:
-            raise Damaged(f"layer {diff_id} is damaged: its recipe is missing") from None
-        except Damaged as error:
-            raise Damaged(f"layer {diff_id} is damaged: {error}") from error
+            raise DamagedError(f"layer {diff_id} is damaged: its recipe is missing") from None
+        except DamagedError as error:
+            raise DamagedError(f"layer {diff_id} is damaged: {error}") from error

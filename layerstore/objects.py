@@ -25,7 +25,7 @@ from typing import Final, NamedTuple
 
 import xxhash
 
-from layerstore.errors import Damaged
+from layerstore.errors import DamagedError
 
 _CHUNK: Final = 1 << 20
 _HOLE: Final = 4096
@@ -80,22 +80,22 @@ class Objects:
     def open(self, key: Key) -> int:
         """A descriptor for reading, which the caller closes.
 
-        Raises Damaged if the object is gone or has another size, else OSError.
+        Raises DamagedError if the object is gone or has another size, else OSError.
         """
         try:
             descriptor = os.open(self.path(key), _READ)
         except FileNotFoundError:
-            raise Damaged(f"object {key.name} is missing; see layerstore check") from None
+            raise DamagedError(f"object {key.name} is missing; see layerstore check") from None
         if os.fstat(descriptor).st_size != key.size:
             os.close(descriptor)
-            raise Damaged(f"object {key.name} has the wrong size; see layerstore check")
+            raise DamagedError(f"object {key.name} has the wrong size; see layerstore check")
         return descriptor
 
     def is_whole(self, key: Key) -> bool:
         """Whether the object is there and has the content it is named after; reads all of it."""
         try:
             descriptor = self.open(key)
-        except Damaged:
+        except DamagedError:
             return False
         try:
             return has_hash(descriptor, key)

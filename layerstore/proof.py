@@ -19,7 +19,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from layerstore import database, layertar, recipe, tarstream
-from layerstore.errors import Damaged, InvalidContent
+from layerstore.errors import DamagedError, InvalidContentError
 from layerstore.index import Index
 from layerstore.indexwriter import IndexWriter
 from layerstore.ingest import INDEX, RECIPE, Tell, blocks_of, is_small
@@ -65,7 +65,7 @@ def unreadable(directory: str) -> Fault | None:
                 pass
     except FileNotFoundError:
         return Fault(Part.RECIPE, "is missing")
-    except (Damaged, OSError) as error:
+    except (DamagedError, OSError) as error:
         return Fault(Part.RECIPE, f"can't be read: {_said(error)}")
     path = f"{directory}/{INDEX}"
     if not os.path.exists(path):
@@ -74,7 +74,7 @@ def unreadable(directory: str) -> Fault | None:
         Index(path).close()
         with _database(path) as index:
             found = [row[0] for row in index.execute("PRAGMA integrity_check(1)")]
-    except (Damaged, sqlite3.DatabaseError) as error:
+    except (DamagedError, sqlite3.DatabaseError) as error:
         return Fault(Part.INDEX, f"can't be read: {error}")
     return None if found == ["ok"] else Fault(Part.INDEX, f"is not in order: {found[0]}")
 
@@ -103,7 +103,7 @@ def fault(directory: str, diff_id: str, objects: Objects, scratch: str, tell: Te
             reader = stack.enter_context(ReadAhead(PieceReader(pieces), seen))
             tarstream.read(reader, build, UNLIMITED)
             build.finish()
-    except (Damaged, InvalidContent) as error:
+    except (DamagedError, InvalidContentError) as error:
         return Fault(Part.INDEX, f"does not fit the recipe: {error}")
     if f"sha256:{hasher.hexdigest()}" != diff_id:
         return Fault(Part.INDEX, "leads to contents that are not the layer's")

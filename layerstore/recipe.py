@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import BinaryIO, Final, Protocol
 
-from layerstore.errors import Damaged
+from layerstore.errors import DamagedError
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -77,14 +77,14 @@ class Source(Protocol):
 def tar(file: BinaryIO, contents: Source) -> Iterator[bytes]:
     """The tar that the recipe in *file* tells, in pieces.
 
-    Raises Damaged if the recipe can't be read, and what *contents* raises.
+    Raises DamagedError if the recipe can't be read, and what *contents* raises.
     """
     take = _taker(file)
 
     def whole(size: int) -> bytes:
         found = take(size)
         if len(found) < size:
-            raise Damaged("a recipe is truncated")
+            raise DamagedError("a recipe is truncated")
         return found
 
     while kind := take(1):
@@ -94,10 +94,10 @@ def tar(file: BinaryIO, contents: Source) -> Iterator[bytes]:
         elif kind == b"C":
             numbers = struct.unpack("<QQQ", whole(24))
             if max(numbers) > _NUMBER_MAX:
-                raise Damaged("a recipe has a part of a content where none can be")
+                raise DamagedError("a recipe has a part of a content where none can be")
             yield from contents(*numbers)
         else:
-            raise Damaged("a recipe has an unknown record")
+            raise DamagedError("a recipe has an unknown record")
 
 
 def _taker(file: BinaryIO) -> Callable[[int], bytes]:
@@ -109,11 +109,11 @@ def _taker(file: BinaryIO) -> Callable[[int], bytes]:
         while len(buffer) < size and not decompressor.eof:
             chunk = file.read(_CHUNK) if decompressor.needs_input else b""
             if decompressor.needs_input and not chunk:
-                raise Damaged("a recipe is truncated")
+                raise DamagedError("a recipe is truncated")
             try:
                 buffer.extend(decompressor.decompress(chunk, max(size, _CHUNK)))
             except zstd.ZstdError as error:
-                raise Damaged(f"a recipe can't be read: {error}") from error
+                raise DamagedError(f"a recipe can't be read: {error}") from error
         found = bytes(buffer[:size])
         del buffer[:size]
         return found

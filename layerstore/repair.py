@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 from layerstore import damage, digest, layertar, leases
 from layerstore.check import Finding, Kind
 from layerstore.compression import open_decompressed
-from layerstore.errors import Damaged, InvalidContent, StoreError
+from layerstore.errors import DamagedError, InvalidContentError, StoreError
 from layerstore.index import Index
 from layerstore.ingest import INDEX, RECIPE, Claim, ingest
 from layerstore.limits import UNLIMITED, Limits
@@ -69,7 +69,7 @@ class Source:
 def source(repository: Repository, path: Path) -> Iterator[Source]:
     """What is at *path*, to repair from: a layout or an archive of images, or a layer's tar.
 
-    Raises StoreError (InvalidContent) if it is something else, OSError.
+    Raises StoreError (InvalidContentError) if it is something else, OSError.
     """
     title = printable(str(path))
     kind = sources.classify(path, repository.limits)
@@ -107,14 +107,14 @@ def _images(repository: Repository, opened: Images) -> list[SourceImage]:
     """Those of this machine's platform, and of any that an image of the store has."""
     wanted: set[str | None] = {None}
     for row in repository.catalog.configs():
-        with contextlib.suppress(InvalidContent):
+        with contextlib.suppress(InvalidContentError):
             wanted.add(platforms.spelled(damage.config_of(row).platform))
     found = []
     errors = []
     for platform in wanted:
         try:
             found += opened.images(platform)
-        except InvalidContent:
+        except InvalidContentError:
             raise
         except StoreError as error:
             errors.append(error)
@@ -128,7 +128,7 @@ def repair(
 ) -> Iterator[Outcome]:
     """Mend what is known to be damaged, as far as that is possible.
 
-    Raises OSError, Damaged if the catalog can't be read.
+    Raises OSError, DamagedError if the catalog can't be read.
     """
     watcher = progress or Nobody()
     yield from _documents(repository, given)
@@ -146,7 +146,7 @@ def repair(
 
 
 def unmended(repository: Repository, findings: Iterable[Finding]) -> list[Finding]:
-    """What of the damage that was found is there now. Raises Damaged, OSError."""
+    """What of the damage that was found is there now. Raises DamagedError, OSError."""
     catalog = repository.catalog
     layers = set(damage.layers(repository))
     whole = {row.image for row in catalog.configs() if digest.of_bytes(row.config) == row.image}
@@ -221,7 +221,7 @@ class _Layer:
         tell = self._progress.begin(self._diff_id[:_SHOWN_DIGITS], None)
         try:
             added = ingest(self._repository.paths, reader, limits, claim, tell, replace=True)
-        except (InvalidContent, Damaged):
+        except (InvalidContentError, DamagedError):
             return False
         except OSError as error:
             if error.errno != errno.EIO:
@@ -260,7 +260,7 @@ class _Layer:
                     )
                     for n in range(tries)
                 )
-        except Damaged:
+        except DamagedError:
             return False
 
     def _from_contents(self, index: Index, others: Mapping[Key, Key]) -> bool:
@@ -279,12 +279,12 @@ class _Layer:
 def _others(objects: Objects, index: Index) -> dict[Key, list[Key]]:
     """For each content that is not there, objects that may be the same.
 
-    Raises Damaged if there is none.
+    Raises DamagedError if there is none.
     """
     bad = {content.key for content in index.contents() if not _is_there(objects, content.key)}
     found = {key: list(_like(objects, key)) for key in bad}
     if not all(found.values()):
-        raise Damaged("a content is nowhere else")
+        raise DamagedError("a content is nowhere else")
     return found
 
 

@@ -14,7 +14,7 @@ from typing import Final, Self
 
 from layerstore import digest, leases, names, paths, workspace
 from layerstore.catalog import BlobRow, Catalog, ImageRow
-from layerstore.errors import Damaged, StoreError
+from layerstore.errors import DamagedError, StoreError
 from layerstore.layer import StoredLayer
 from layerstore.limits import UNLIMITED, Limits
 from layerstore.objects import Objects
@@ -100,13 +100,16 @@ class Repository:
         return self._only(word, {known for known in self.layers() if known.startswith(beginning)})
 
     def open_layer(self, diff_id: str, created_by: str | None = None) -> StoredLayer:
-        """Open a layer; the caller closes it. Raises StoreError if it is not there, Damaged."""
+        """Open a layer; the caller closes it.
+
+        Raises StoreError if it is not there, DamagedError.
+        """
         try:
             return StoredLayer(self.paths.layer(diff_id), diff_id, self.objects, created_by)
         except FileNotFoundError:
             raise StoreError(f"layer {diff_id} is not in the store") from None
-        except Damaged as error:
-            raise Damaged(
+        except DamagedError as error:
+            raise DamagedError(
                 f"layer {diff_id} is damaged: {error}; see layerstore check, or import it again"
             ) from error
 
@@ -226,7 +229,10 @@ class Repository:
         return image
 
     def open_layers(self, image: Image) -> list[StoredLayer]:
-        """An image's layers, base first; the caller closes them. Raises StoreError, Damaged."""
+        """An image's layers, base first; the caller closes them.
+
+        Raises StoreError, DamagedError.
+        """
         with contextlib.ExitStack() as stack:
             opened = []
             for diff_id, step in zip(image.layers, image.steps, strict=True):

@@ -45,8 +45,8 @@ class Store:
 
     A *word* means an image or, where that makes sense, a layer, as on the command line: by name, by
     digest or the beginning of it. All methods raise :class:`~layerstore.errors.StoreError` for what
-    a user can mend (``InvalidContent`` for what comes in and is not as it claims to be, ``Damaged``
-    for what is not as it was stored), and OSError.
+    a user can mend (``InvalidContentError`` for what comes in and is not as it claims to be,
+    ``DamagedError`` for what is not as it was stored), and OSError.
 
     >>> from layerstore import Store
     >>> with Store(path) as store:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from layerstore.errors import InvalidContent
+from layerstore.errors import InvalidContentError
 
 BLOCK: Final = 512
 
@@ -64,7 +64,7 @@ class Header:
 
 
 def header(block: bytes) -> Header:
-    """Read a header block. Raises InvalidContent: bad checksum, a number that is none."""
+    """Read a header block. Raises InvalidContentError: bad checksum, a number that is none."""
     (
         name,
         mode,
@@ -110,10 +110,10 @@ def _check_sum(block: bytes, field: bytes) -> None:
     signed = found - 256 * len(rest.translate(None, _SEVEN_BITS))
     try:
         right = number(field) in (found, signed)
-    except InvalidContent:
+    except InvalidContentError:
         right = False
     if not right:
-        raise InvalidContent("a header's checksum is wrong: it is damaged, or no tar")
+        raise InvalidContentError("a header's checksum is wrong: it is damaged, or no tar")
 
 
 def _text(field: bytes) -> bytes:
@@ -131,12 +131,12 @@ def number(field: bytes) -> int:
     if not digits:
         return 0
     if digits.strip(b"01234567"):
-        raise InvalidContent(f"a header has {digits!r} where a number belongs")
+        raise InvalidContentError(f"a header has {digits!r} where a number belongs")
     return int(digits, 8)
 
 
 def pax_records(data: bytes) -> list[tuple[bytes, bytes]]:
-    """The records of a pax extended header, in order. Raises InvalidContent."""
+    """The records of a pax extended header, in order. Raises InvalidContentError."""
     records = []
     at = 0
     while at < len(data):
@@ -145,36 +145,39 @@ def pax_records(data: bytes) -> list[tuple[bytes, bytes]]:
         if not length.isdigit():
             if not data[at:].strip(b"\0"):
                 break
-            raise InvalidContent("an extended header is no list of records")
+            raise InvalidContentError("an extended header is no list of records")
         end = at + int(length)
         record = data[space + 1 : end]
         key, equals, value = record[:-1].partition(b"=")
         if end > len(data) or end <= space or record[-1:] != b"\n" or not equals or not key:
-            raise InvalidContent("an extended header has a broken record")
+            raise InvalidContentError("an extended header has a broken record")
         records.append((key, value))
         at = end
     return records
 
 
 def pax_time(value: bytes) -> int:
-    """Nanoseconds since the epoch from seconds with a fraction. Raises InvalidContent."""
+    """Nanoseconds since the epoch from seconds with a fraction. Raises InvalidContentError."""
     found = re.fullmatch(rb"([+-]?)(\d{1,19})(?:\.(\d*))?", value)
     if not found:
-        raise InvalidContent(f"a time is {value[:40]!r}")
+        raise InvalidContentError(f"a time is {value[:40]!r}")
     sign, seconds, fraction = found.groups()
     nanoseconds = int(seconds) * 10**9 + int(((fraction or b"")[:9]).ljust(9, b"0"))
     return -nanoseconds if sign == b"-" else nanoseconds
 
 
 def pax_number(value: bytes) -> int:
-    """A decimal number. Raises InvalidContent."""
+    """A decimal number. Raises InvalidContentError."""
     if not re.fullmatch(rb"-?\d{1,20}", value):
-        raise InvalidContent(f"a number is {value[:40]!r}")
+        raise InvalidContentError(f"a number is {value[:40]!r}")
     return int(value)
 
 
 def pax_attribute(key: bytes, value: bytes) -> tuple[bytes, bytes] | None:
-    """The extended attribute that a record stands for; None if for none. Raises InvalidContent."""
+    """The extended attribute that a record stands for; None if for none.
+
+    Raises InvalidContentError.
+    """
     if key.startswith(_SCHILY):
         return key.removeprefix(_SCHILY), value
     if key.startswith(_LIBARCHIVE):
@@ -183,7 +186,7 @@ def pax_attribute(key: bytes, value: bytes) -> tuple[bytes, bytes] | None:
             # libarchive leaves the padding out.
             return name, base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
         except binascii.Error:
-            raise InvalidContent(f"the attribute {name[:40]!r} is not in base 64") from None
+            raise InvalidContentError(f"the attribute {name[:40]!r} is not in base 64") from None
     return None
 
 
@@ -208,17 +211,17 @@ def _gnu_pieces(block: bytes, at: int, count: int) -> Iterator[tuple[int, int]]:
 def pieces_of_list(numbers: Sequence[bytes]) -> list[tuple[int, int]]:
     """Offset, length, offset, length ... as the pax sparse formats list them."""
     if len(numbers) % 2:
-        raise InvalidContent("a sparse map ends in the middle")
+        raise InvalidContentError("a sparse map ends in the middle")
     values = [pax_number(text) for text in numbers]
     return list(zip(values[::2], values[1::2], strict=True))
 
 
 def check_pieces(pieces: Segments, stored: int, size: int) -> None:
-    """Raise InvalidContent unless *pieces* are in order, within *size*, and *stored* bytes."""
+    """Raise InvalidContentError unless *pieces* are in order, within *size*, and *stored* bytes."""
     end = 0
     for offset, length in pieces:
         if offset < end or length < 0:
-            raise InvalidContent("a sparse map is out of order")
+            raise InvalidContentError("a sparse map is out of order")
         end = offset + length
     if end > size or sum(length for _, length in pieces) != stored:
-        raise InvalidContent("a sparse map does not fit the file's size")
+        raise InvalidContentError("a sparse map does not fit the file's size")

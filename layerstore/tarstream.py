@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from layerstore import tarformat
-from layerstore.errors import InvalidContent, LimitExceeded, shown
+from layerstore.errors import InvalidContentError, LimitExceededError, shown
 from layerstore.limits import Limits
 from layerstore.tarformat import BLOCK, Header, Segments
 from unionfs.model import NAME_MAX
@@ -102,15 +102,15 @@ class Sink(Protocol):
         ...
 
     def entry(self, entry: TarEntry) -> None:
-        """An entry, after its content. May raise InvalidContent; its path is added here."""
+        """An entry, after its content. May raise InvalidContentError; its path is added here."""
         ...
 
 
 def read(reader: Reader, sink: Sink, limits: Limits) -> None:
     """Give all that *reader* has to *sink*.
 
-    Raises InvalidContent (LimitExceeded) with the name of the entry that is wrong, and what the
-    reader and the sink raise.
+    Raises InvalidContentError (LimitExceededError) with the name of the entry that is wrong, and
+    what the reader and the sink raise.
     """
     _Parser(_Input(reader), sink, limits).run()
 
@@ -160,7 +160,7 @@ class _Records:
             self.xattrs[attribute[0]] = attribute[1]
         elif key in _PIECE:
             if key != _PIECE[len(self.pieces) % 2]:
-                raise InvalidContent("a sparse map is out of order")
+                raise InvalidContentError("a sparse map is out of order")
             self.pieces.append(value)
         elif value:
             self.values[key] = value
@@ -196,7 +196,7 @@ class _Parser:
             self._name = b""
             try:
                 self._header(block, tarformat.header(block))
-            except InvalidContent as error:
+            except InvalidContentError as error:
                 where = f"entry {self._entries + 1}"
                 if self._name:
                     where += f" ({shown(self._name[:NAME_MAX])})"
@@ -207,11 +207,11 @@ class _Parser:
         block = self._source.take(BLOCK)
         if block.strip(b"\0"):
             if len(block) < BLOCK:
-                raise InvalidContent("the tar ends in the middle of a header: it is truncated")
+                raise InvalidContentError("the tar ends in the middle of a header: it is truncated")
             self._sink.literal(block)
             return block
         if self._extended.size:
-            raise InvalidContent("the tar ends after an extended header: it is truncated")
+            raise InvalidContentError("the tar ends after an extended header: it is truncated")
         while block:
             # One block of zeros may be followed by a second; and by more, up to a record's size.
             self._sink.literal(block)
@@ -223,13 +223,13 @@ class _Parser:
     def _table_of_contents(self, block: bytes) -> None:
         """Pass what eStargz has after the end of the tar, which is no entry of it."""
         if len(block) < BLOCK or not block.startswith(_TABLE_OF_CONTENTS):
-            raise InvalidContent("there is something after the end of the tar")
+            raise InvalidContentError("there is something after the end of the tar")
         left = size = self._size(tarformat.header(block).size)
         for piece in self._source.pieces(size):
             self._sink.literal(piece)
             left -= len(piece)
         if left:
-            raise InvalidContent("the table of contents after the tar is truncated")
+            raise InvalidContentError("the table of contents after the tar is truncated")
         self._padding(size)
 
     def _header(self, block: bytes, header: Header) -> None:
@@ -259,13 +259,13 @@ class _Parser:
     def _metadata(self, header: Header) -> bytes:
         self._extended.size += header.size
         if header.size < 0 or self._extended.size > self._limits.header:
-            raise LimitExceeded(
+            raise LimitExceededError(
                 f"extended headers of more than {self._limits.header} bytes;"
                 " allow more with --limit header=N"
             )
         data = self._source.take(header.size)
         if len(data) < header.size:
-            raise InvalidContent("it is truncated")
+            raise InvalidContentError("it is truncated")
         self._sink.literal(data)
         self._padding(header.size)
         return data
@@ -285,12 +285,12 @@ class _Parser:
             or header.name
         )
         if self._entries >= self._limits.entries:
-            raise LimitExceeded(
+            raise LimitExceededError(
                 f"more than {self._limits.entries} entries; allow more with --limit entries=N"
             )
         kind = self._kind(header)
         if extended.pax.are_sparse() and header.kind not in tarformat.REGULAR:
-            raise InvalidContent("a sparse map of something that can't have one")
+            raise InvalidContentError("a sparse map of something that can't have one")
         stored = self._whole(records, b"size", header.size, _SIZE_MAX)
         # Go: these have no content, whatever their size says.
         stored = stored if kind == stat.S_IFREG else 0
@@ -304,7 +304,7 @@ class _Parser:
             xattrs=extended.pax.xattrs,
         )
         if entry.path == b"" and kind != stat.S_IFDIR:
-            raise InvalidContent("the root can be nothing but a directory")
+            raise InvalidContentError("the root can be nothing but a directory")
         if kind in (stat.S_IFCHR, stat.S_IFBLK):
             entry.rdev = _device(header)
         elif kind in (stat.S_IFLNK, 0):
@@ -322,34 +322,34 @@ class _Parser:
             return stat.S_IFDIR
         kind = _KINDS.get(header.kind)
         if kind is None:
-            raise InvalidContent(f"type {header.kind!r} is not one that a layer can have")
+            raise InvalidContentError(f"type {header.kind!r} is not one that a layer can have")
         return kind
 
     def _whole(self, records: dict[bytes, bytes], key: bytes, told: int, most: int) -> int:
         value = tarformat.pax_number(records[key]) if key in records else told
         if not 0 <= value <= most:
-            raise InvalidContent(f"its {key.decode()} is {value}")
+            raise InvalidContentError(f"its {key.decode()} is {value}")
         return value
 
     def _path(self, name: bytes) -> bytes:
         if name.startswith(b"/") and name.strip(b"/"):
             # "/" alone is what kaniko calls the root.
-            raise InvalidContent("its name is absolute")
+            raise InvalidContentError("its name is absolute")
         if b"\0" in name:
-            raise InvalidContent("its name has a NUL in it")
+            raise InvalidContentError("its name has a NUL in it")
         names = [part for part in name.split(b"/") if part not in (b"", b".")]
         if b".." in names:
-            raise InvalidContent("its name leads out of the layer")
+            raise InvalidContentError("its name leads out of the layer")
         if not names and not name:
-            raise InvalidContent("it has no name")
+            raise InvalidContentError("it has no name")
         if any(len(part) > NAME_MAX for part in names):
-            raise InvalidContent(f"a name in its path has more than {NAME_MAX} bytes")
+            raise InvalidContentError(f"a name in its path has more than {NAME_MAX} bytes")
         if len(names) > self._limits.depth:
-            raise LimitExceeded(
+            raise LimitExceededError(
                 f"deeper than {self._limits.depth} directories; allow more with --limit depth=N"
             )
         if len(name) > self._limits.path:
-            raise LimitExceeded(
+            raise LimitExceededError(
                 f"a path of more than {self._limits.path} bytes; allow more with --limit path=N"
             )
         return b"/".join(names)
@@ -359,17 +359,19 @@ class _Parser:
             try:
                 # Docker's own tars have them with and without the leading slash.
                 path = self._path(target.lstrip(b"/"))
-            except InvalidContent as error:
+            except InvalidContentError as error:
                 raise type(error)(
                     f"as a hard link to {shown(target[:NAME_MAX])}: {error}"
                 ) from error
             if path.startswith(entry.path + b"/"):
-                raise InvalidContent("a hard link in the place of a directory that has its target")
+                raise InvalidContentError(
+                    "a hard link in the place of a directory that has its target"
+                )
             return path
         if not target or b"\0" in target:
-            raise InvalidContent("a symbolic link to nothing")
+            raise InvalidContentError("a symbolic link to nothing")
         if len(target) > self._limits.path:
-            raise LimitExceeded(
+            raise LimitExceededError(
                 f"a link to more than {self._limits.path} bytes; allow more with --limit path=N"
             )
         return target
@@ -385,7 +387,7 @@ class _Parser:
         self._bytes += entry.size
         if self._bytes > self._limits.bytes:
             # Holes take no room, but whoever reads them has to read that much.
-            raise LimitExceeded(
+            raise LimitExceededError(
                 f"more than {self._limits.bytes} bytes in files; allow more with --limit bytes=N"
             )
         tarformat.check_pieces(pieces, stored - used, entry.size)
@@ -399,7 +401,9 @@ class _Parser:
                 writer.write(piece)
                 left -= len(piece)
             if left:
-                raise InvalidContent(f"its content ends {left} bytes early: the tar is truncated")
+                raise InvalidContentError(
+                    f"its content ends {left} bytes early: the tar is truncated"
+                )
             at = offset + length
         if entry.size > at:
             writer.skip(entry.size - at)
@@ -424,7 +428,7 @@ class _Parser:
         if b"GNU.sparse.major" in values or b"GNU.sparse.minor" in values:
             version = values.get(b"GNU.sparse.major"), values.get(b"GNU.sparse.minor")
             if version != (b"1", b"0"):
-                raise InvalidContent("a sparse file of an unknown format")
+                raise InvalidContentError("a sparse file of an unknown format")
             listed, used = self._leading_map(stored)
             return listed, size, used
         numbers = records.pieces or values.get(b"GNU.sparse.map", b"").split(b",")
@@ -432,18 +436,18 @@ class _Parser:
 
     def _size(self, size: int) -> int:
         if not 0 <= size <= _SIZE_MAX:
-            raise InvalidContent(f"its size is {size}")
+            raise InvalidContentError(f"its size is {size}")
         return size
 
     def _map_block(self, pieces: int) -> bytes:
         if pieces * 24 > self._limits.header:
-            raise LimitExceeded(
+            raise LimitExceededError(
                 f"a sparse map of more than {self._limits.header} bytes;"
                 " allow more with --limit header=N"
             )
         block = self._source.take(BLOCK)
         if len(block) < BLOCK:
-            raise InvalidContent("it is truncated")
+            raise InvalidContentError("it is truncated")
         self._sink.literal(block)
         return block
 
@@ -453,14 +457,14 @@ class _Parser:
         lines, wanted = 0, None
         while wanted is None or lines <= wanted:
             if len(blocks) * BLOCK >= stored:
-                raise InvalidContent("its sparse map does not end")
+                raise InvalidContentError("its sparse map does not end")
             block = self._map_block(len(blocks) * BLOCK // 24)
             blocks.append(block)
             lines += block.count(b"\n")
             if wanted is None:
                 wanted = 2 * tarformat.pax_number(block.partition(b"\n")[0])
                 if wanted < 0:
-                    raise InvalidContent("its sparse map has a negative number of pieces")
+                    raise InvalidContentError("its sparse map has a negative number of pieces")
         numbers = b"".join(blocks).split(b"\n")[1 : wanted + 1]
         return tarformat.pieces_of_list(numbers), len(blocks) * BLOCK
 
@@ -468,20 +472,22 @@ class _Parser:
 def _time(header: Header, told: bytes | None) -> int:
     nanoseconds = header.mtime * 10**9 if told is None else tarformat.pax_time(told)
     if not -(1 << 63) <= nanoseconds // 10**9 < 1 << 63:
-        raise InvalidContent("its time is too far away")
+        raise InvalidContentError("its time is too far away")
     return nanoseconds
 
 
 def _device(header: Header) -> int:
     if not (0 <= header.major < 1 << 12 and 0 <= header.minor < 1 << 20):
-        raise InvalidContent(f"a device {header.major}:{header.minor}")
+        raise InvalidContentError(f"a device {header.major}:{header.minor}")
     return os.makedev(header.major, header.minor)
 
 
 def _check_attribute(name: bytes, value: bytes) -> None:
     if not 0 < len(name) <= _XATTR_NAME_MAX or b"\0" in name:
-        raise InvalidContent(f"an extended attribute is called {shown(name[:_XATTR_NAME_MAX])!r}")
+        raise InvalidContentError(
+            f"an extended attribute is called {shown(name[:_XATTR_NAME_MAX])!r}"
+        )
     if len(value) > _XATTR_VALUE_MAX:
-        raise InvalidContent(
+        raise InvalidContentError(
             f"the extended attribute {shown(name)} has more than {_XATTR_VALUE_MAX} bytes"
         )

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from layerstore.errors import InvalidContent, StoreError, shown
+from layerstore.errors import InvalidContentError, StoreError, shown
 
 _BLOCK: Final = 512
 _CHUNK: Final = 1 << 20
@@ -71,9 +71,9 @@ class Member:
 def write(members: Iterable[Member]) -> Iterator[bytes]:
     """The archive of *members*, in their order, piece by piece.
 
-    Raises InvalidContent for what no tar can say (a socket, an attribute with ``=`` in its name),
-    StoreError if a file changes while it is read, OSError of the layers. What was written until
-    then is no whole archive.
+    Raises InvalidContentError for what no tar can say (a socket, an attribute with ``=`` in its
+    name), StoreError if a file changes while it is read, OSError of the layers. What was written
+    until then is no whole archive.
     """
     for member in members:
         if stat.S_ISREG(member.mode) and member.size and member.link is None:
@@ -174,7 +174,7 @@ def _head(member: Member, size: int, records: _Records, *, sparse: bool = False)
     kind = _kind(member)
     device = member.device if kind in _DEVICES else 0
     if max(os.major(device), os.minor(device)) > _SMALL:
-        raise InvalidContent(f"{shown(member.name)}: a device number that no tar has room for")
+        raise InvalidContentError(f"{shown(member.name)}: a device number that no tar has room for")
     name = member.name + b"/" if stat.S_ISDIR(member.mode) else member.name
     target = member.target if member.link is None else member.link
     base = name.rstrip(b"/").rpartition(b"/")[2]
@@ -205,7 +205,7 @@ def _kind(member: Member) -> bytes:
         return _HARD_LINK
     kind = _KINDS.get(stat.S_IFMT(member.mode))
     if kind is None:
-        raise InvalidContent(f"{shown(member.name)}: a socket can't be in a tar")
+        raise InvalidContentError(f"{shown(member.name)}: a socket can't be in a tar")
     return kind
 
 
@@ -223,7 +223,7 @@ def _records(member: Member, name: bytes, target: bytes, size: int) -> _Records:
     for key, value in sorted(member.xattrs.items()):
         if b"=" in key:
             where = f"{shown(member.name)}: the attribute {shown(key)}"
-            raise InvalidContent(f"{where} can't be in a tar, as its name has an equals sign")
+            raise InvalidContentError(f"{where} can't be in a tar, as its name has an equals sign")
         records.append((b"SCHILY.xattr." + key, value))
     return records
 

@@ -21,7 +21,7 @@ from typing import Any, Final, Self
 from layerstore.adding import Wanted, add_wanted
 from layerstore.compression import Compression
 from layerstore.digest import Digest
-from layerstore.errors import Damaged, InvalidContent, LimitExceeded, StoreError
+from layerstore.errors import DamagedError, InvalidContentError, LimitExceededError, StoreError
 from layerstore.ingest import Ingested, Tell
 from layerstore.limits import Limits
 from layerstore.oci.streams import ExtentReader
@@ -30,7 +30,8 @@ from layerstore.repository import Repository
 _PACKET: Final = 1 << 16
 _TEXT_MAX: Final = 1 << 13
 _ERRORS: Final = {
-    kind.__name__: kind for kind in (StoreError, InvalidContent, LimitExceeded, Damaged)
+    kind.__name__: kind
+    for kind in (StoreError, InvalidContentError, LimitExceededError, DamagedError)
 }
 _INTERRUPTED: Final = 130
 

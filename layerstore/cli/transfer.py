@@ -15,7 +15,7 @@ from layerstore.cli import output, progress
 from layerstore.cli.output import json_option, short, warn, warn_left_out
 from layerstore.cli.settings import Settings, pass_settings
 from layerstore.compression import Compression
-from layerstore.errors import InvalidContent, StoreError, shown
+from layerstore.errors import InvalidContentError, StoreError, shown
 from layerstore.exporting import (
     Format,
     export_images,
@@ -93,7 +93,7 @@ def _naming(source: str) -> Iterator[None]:
     """Errors about what is in the source begin with its name."""
     try:
         yield
-    except InvalidContent as error:
+    except InvalidContentError as error:
         name = "standard input" if source == _STANDARD_STREAM else source
         raise type(error)(f"{name}: {error}") from error
 

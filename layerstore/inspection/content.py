@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import Final
 
-from layerstore.errors import Damaged, StoreError
+from layerstore.errors import DamagedError, StoreError
 from layerstore.inspection.listing import KINDS
 from layerstore.layer import VERIFIED_AT_OPEN, StoredLayer
 from layerstore.objects import has_hash
@@ -20,7 +20,7 @@ def pieces(view: View, path: bytes) -> Iterator[bytes]:
     """The content of the regular file that *path* leads to; links lead no further than the root.
 
     It is verified before the first piece. Raises OSError (ENOENT, ENOTDIR, ELOOP, EISDIR, EIO) and
-    StoreError for what has no content; Damaged.
+    StoreError for what has no content; DamagedError.
     """
     node = view.find(path, follow=True)
     if node.is_directory:
@@ -45,4 +45,6 @@ def _verify(node: ViewNode, descriptor: int) -> None:
         return
     key = layer.index.inode(entry.handle).key
     if key is None or not has_hash(descriptor, key):
-        raise Damaged(f"the content of /{os.fsdecode(node.path)} is damaged; see layerstore check")
+        raise DamagedError(
+            f"the content of /{os.fsdecode(node.path)} is damaged; see layerstore check"
+        )

@@ -58,7 +58,7 @@ def find(repository: Repository, word: str) -> Image | str | None:
 def opened(repository: Repository, word: str) -> Iterator[Subject]:
     """The image or layer that *word* means (:func:`find`), open for as long as the block lasts.
 
-    Raises StoreError if there is none, Damaged.
+    Raises StoreError if there is none, DamagedError.
     """
     found = find(repository, word)
     if found is None:

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from layerstore import digest
 from layerstore.digest import Digest
-from layerstore.errors import InvalidContent
+from layerstore.errors import InvalidContentError
 from layerstore.limits import Limits
 from layerstore.oci import documents, lenient, names
 from layerstore.oci.documents import Platform
@@ -45,7 +45,7 @@ class Item(Struct, frozen=True, rename="pascal"):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What it is called, as ``name:tag``. Raises InvalidContent for what is no name."""
+        """What it is called, as ``name:tag``. Raises InvalidContentError for what is no name."""
         return tuple(_name(tag) for tag in self.repo_tags)
 
 
@@ -54,10 +54,10 @@ class _Items(Struct, frozen=True):
 
 
 def parse_items(data: bytes, limits: Limits) -> tuple[Item, ...]:
-    """Read manifest.json. Raises InvalidContent with the place in the document."""
+    """Read manifest.json. Raises InvalidContentError with the place in the document."""
     document = lenient.decode(data, MANIFEST, limits)
     if document is None or document == []:
-        raise InvalidContent(f"{MANIFEST}: it lists no image")
+        raise InvalidContentError(f"{MANIFEST}: it lists no image")
     return lenient.convert({"items": document}, _Items, MANIFEST).items
 
 
@@ -72,7 +72,8 @@ class DockerArchive:
     def images(self, platform: Platform | None, reference: str | None) -> list[SourceImage]:
         """The images for *platform* (None: any), that *reference* names (None: all).
 
-        Raises StoreError if there is none, with what there is instead; InvalidContent, OSError.
+        Raises StoreError if there is none, with what there is instead; InvalidContentError,
+        OSError.
         """
         items = self._items
         if reference is not None:
@@ -103,18 +104,20 @@ class DockerArchive:
         data = read(self._required(item.config), shown(item.config), self._limits)
         blob = _BLOB.fullmatch(item.config)
         if blob and digest.of_bytes(data) != Digest(f"{blob[1]}:{blob[2]}"):
-            raise InvalidContent(f"{item.config}: it is damaged or forged: its digest is another")
+            raise InvalidContentError(
+                f"{item.config}: it is damaged or forged: its digest is another"
+            )
         return data
 
     def _required(self, path: str) -> Content:
         content = self._files.find(path)
         if content is None:
-            raise InvalidContent(f"{MANIFEST} names {shown(path)}, which is missing")
+            raise InvalidContentError(f"{MANIFEST} names {shown(path)}, which is missing")
         return content
 
 
 def _name(tag: str) -> str:
     name = names.normalised(tag)
     if name is None:
-        raise InvalidContent(f"{MANIFEST}: {shown(tag)} is not a name of an image")
+        raise InvalidContentError(f"{MANIFEST}: {shown(tag)} is not a name of an image")
     return name

@@ -15,7 +15,7 @@ from msgspec import Meta, Struct, field
 
 from layerstore import digest
 from layerstore.digest import Digest
-from layerstore.errors import InvalidContent, LimitExceeded
+from layerstore.errors import InvalidContentError, LimitExceededError
 from layerstore.limits import Limits
 from layerstore.oci import lenient
 from layerstore.oci.text import shown
@@ -45,7 +45,7 @@ _DiffID = Annotated[Digest, Meta(pattern=digest.SHA256_PATTERN)]
 _Size = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
-class NotAnImage(InvalidContent):
+class NotAnImageError(InvalidContentError):
     """A manifest that is in order, but not of an image: of a chart, a signature, a cache."""
 
 
@@ -138,10 +138,10 @@ def parse_document(
 ) -> Manifest | Index:
     """Read a manifest or an index, called *what* in messages.
 
-    media_type: what the descriptor that led here says it is.
-    Raises InvalidContent with the place in the document (LimitExceeded for its size or its number
-    of layers, NotAnImage). A document that can be taken for both, or is not of the type it is said
-    to be, is refused: two programs could read two different images in it (CVE-2021-41190).
+    media_type: what the descriptor that led here says it is. Raises InvalidContentError with the
+    place in the document (LimitExceededError for its size or its number of layers,
+    NotAnImageError). A document that can be taken for both, or is not of the type it is said to be,
+    is refused: two programs could read two different images in it (CVE-2021-41190).
     """
     document = lenient.decode(data, what, limits)
     keys = lenient.keys(document, what)
@@ -162,27 +162,29 @@ def parse_index(data: bytes, what: str, limits: Limits) -> Index:
     """As parse_document, of an index."""
     found = parse_document(data, what, limits)
     if not isinstance(found, Index):
-        raise InvalidContent(f"{what}: a manifest where an index belongs")
+        raise InvalidContentError(f"{what}: a manifest where an index belongs")
     return found
 
 
 def parse_config(data: bytes, what: str, limits: Limits) -> ImageConfig:
-    """Read a config, called *what* in messages. Raises InvalidContent."""
+    """Read a config, called *what* in messages. Raises InvalidContentError."""
     document = lenient.decode(data, what, limits)
     if "rootfs" not in lenient.keys(document, what):
-        raise InvalidContent(f"{what}: no rootfs: it is the config of something else than an image")
+        raise InvalidContentError(
+            f"{what}: no rootfs: it is the config of something else than an image"
+        )
     config = lenient.convert(document, ImageConfig, what)
     if config.rootfs.type not in ("layers", ""):
-        raise InvalidContent(f"{what}: a rootfs of another type than layers")
+        raise InvalidContentError(f"{what}: a rootfs of another type than layers")
     _check_number_of_layers(len(config.rootfs.diff_ids), what, limits)
     return config
 
 
 def check_layers(layers: int, config: ImageConfig, what: str) -> None:
-    """Raise InvalidContent unless the config names as many layers as there are."""
+    """Raise InvalidContentError unless the config names as many layers as there are."""
     named = len(config.rootfs.diff_ids)
     if named != layers:
-        raise InvalidContent(f"{what}: {layers} layers, but its config names {named}")
+        raise InvalidContentError(f"{what}: {layers} layers, but its config names {named}")
 
 
 def make_config(
@@ -237,14 +239,14 @@ def _encoded(document: Struct) -> bytes:
 
 def _refuse_other_formats(keys: frozenset[str], what: str) -> None:
     if "fslayers" in keys:
-        raise InvalidContent(
+        raise InvalidContentError(
             f"{what}: a manifest of schema version 1, which ended in 2017;"
             " convert it, for example with skopeo copy --format oci"
         )
     if "manifests" in keys and keys & {"layers", "config"}:
-        raise InvalidContent(f"{what}: it claims to be an index and a manifest at once")
+        raise InvalidContentError(f"{what}: it claims to be an index and a manifest at once")
     if not keys & {"manifests", "layers"}:
-        raise NotAnImage(f"{what}: neither an index nor an image's manifest")
+        raise NotAnImageError(f"{what}: neither an index nor an image's manifest")
 
 
 def _with_list(document: dict[str, object], name: str) -> dict[str, object]:
@@ -262,29 +264,29 @@ def _check_type(
         if not media_type or media_type in accepted:
             continue
         if media_type in MANIFESTS | INDEXES:
-            raise InvalidContent(f"{what}: it is {kind}, but said to be {media_type}")
-        raise NotAnImage(f"{what}: {shown(media_type)!r} is not the type of an image")
+            raise InvalidContentError(f"{what}: it is {kind}, but said to be {media_type}")
+        raise NotAnImageError(f"{what}: {shown(media_type)!r} is not the type of an image")
 
 
 def _check_version(version: int, what: str) -> None:
     if version != 2:
-        raise InvalidContent(f"{what}: schema version {version}, where only 2 is known")
+        raise InvalidContentError(f"{what}: schema version {version}, where only 2 is known")
 
 
 def _check_image(manifest: Manifest, what: str, limits: Limits) -> None:
     if manifest.config.media_type not in CONFIGS:
-        raise NotAnImage(
+        raise NotAnImageError(
             f"{what}: not of an image: its config is {shown(manifest.config.media_type)!r}"
         )
     _check_number_of_layers(len(manifest.layers), what, limits)
     for number, layer in enumerate(manifest.layers):
         if layer.media_type not in LAYERS:
             kind = "is encrypted" if layer.media_type.endswith("+encrypted") else "is not a layer"
-            raise InvalidContent(
+            raise InvalidContentError(
                 f"{what}: {shown(layer.media_type)!r} {kind} - at `$.layers[{number}].mediaType`"
             )
         if layer.size > limits.bytes:
-            raise LimitExceeded(
+            raise LimitExceededError(
                 f"{what}: a layer of {layer.size} bytes; allow more with --limit bytes=N"
                 f" - at `$.layers[{number}].size`"
             )
@@ -292,7 +294,7 @@ def _check_image(manifest: Manifest, what: str, limits: Limits) -> None:
 
 def _check_number_of_layers(number: int, what: str, limits: Limits) -> None:
     if number > limits.layers:
-        raise LimitExceeded(
+        raise LimitExceededError(
             f"{what}: {number} layers are more than {limits.layers};"
             " allow more with --limit layers=N"
         )

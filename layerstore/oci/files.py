@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from layerstore import tarformat
 from layerstore.digest import Reader, VerifyingReader
-from layerstore.errors import InvalidContent
+from layerstore.errors import InvalidContentError
 from layerstore.limits import Limits
 from layerstore.oci import lenient, tarscan
 from layerstore.oci.documents import Descriptor
@@ -30,7 +30,7 @@ class Files(Protocol):
     def find(self, name: str) -> Content | None:
         """The file of that name, links followed; None if there is none.
 
-        Raises OSError, InvalidContent.
+        Raises OSError, InvalidContentError.
         """
         ...
 
@@ -62,7 +62,7 @@ class Archive:
     def __init__(self, descriptor: int, limits: Limits) -> None:
         """Take over *descriptor* and find what is where.
 
-        Raises OSError, InvalidContent; then the descriptor is closed.
+        Raises OSError, InvalidContentError; then the descriptor is closed.
         """
         self._descriptor: Final = descriptor
         self._extents: Final[dict[str, Extent]] = {}
@@ -76,7 +76,9 @@ class Archive:
     def _scan(self, limits: Limits) -> None:
         for count, member in enumerate(tarscan.members(tarscan.FileTape(self._descriptor), limits)):
             if count == _MEMBERS_MAX:
-                raise InvalidContent(f"more than {_MEMBERS_MAX} entries: not an archive of images")
+                raise InvalidContentError(
+                    f"more than {_MEMBERS_MAX} entries: not an archive of images"
+                )
             name = _inside(_text(member.name))
             if name is None:
                 continue
@@ -84,7 +86,7 @@ class Archive:
             self._extents.pop(name, None)
             self._links.pop(name, None)
             if member.sparse:
-                raise InvalidContent(f"{shown(name)}: a sparse file in an archive of images")
+                raise InvalidContentError(f"{shown(name)}: a sparse file in an archive of images")
             if member.kind in tarformat.REGULAR:
                 self._extents[name] = Extent(self._descriptor, member.offset, member.size)
             elif member.kind == tarformat.SYMLINK:
@@ -99,7 +101,7 @@ class Archive:
             if here is None or here not in self._links:
                 return self._extents.get(here or "")
             here = _inside(self._links[here])
-        raise InvalidContent(f"{shown(name)}: its links lead in a circle")
+        raise InvalidContentError(f"{shown(name)}: its links lead in a circle")
 
     def close(self) -> None:
         """See :class:`Files`."""
@@ -107,14 +109,14 @@ class Archive:
 
 
 def read(content: Content, what: str, limits: Limits) -> bytes:
-    """All of a document, called *what* in messages. Raises OSError, InvalidContent."""
+    """All of a document, called *what* in messages. Raises OSError, InvalidContentError."""
     lenient.check_size(content.size, what, limits)
     with content.open() as reader:
         return _all(reader)
 
 
 def read_verified(content: Content, descriptor: Descriptor, limits: Limits) -> bytes:
-    """All of the document that *descriptor* describes. Raises OSError, InvalidContent."""
+    """All of the document that *descriptor* describes. Raises OSError, InvalidContentError."""
     lenient.check_size(descriptor.size, descriptor.digest, limits)
     with content.open() as reader:
         return _all(VerifyingReader(reader, descriptor.digest, descriptor.size))

@@ -29,7 +29,7 @@ class SourceLayer:
         """A reader of the blob as it is, perhaps compressed; several may be open at a time.
 
         It works while the source is open, in this process and in those forked from it. Raises
-        OSError, InvalidContent.
+        OSError, InvalidContentError.
         """
         return self.content.open()
 

@@ -14,10 +14,17 @@ from typing import Final, Protocol
 
 from layerstore import digest
 from layerstore.digest import Digest
-from layerstore.errors import InvalidContent, StoreError
+from layerstore.errors import InvalidContentError, StoreError
 from layerstore.limits import Limits
 from layerstore.oci import documents, names, platforms
-from layerstore.oci.documents import Descriptor, ImageConfig, Index, Manifest, NotAnImage, Platform
+from layerstore.oci.documents import (
+    Descriptor,
+    ImageConfig,
+    Index,
+    Manifest,
+    NotAnImageError,
+    Platform,
+)
 from layerstore.oci.files import Files, read_verified
 from layerstore.oci.images import SourceImage, SourceLayer
 from layerstore.oci.streams import Content
@@ -36,7 +43,7 @@ class Blobs(Protocol):
     """Finds blobs by what a descriptor says of them."""
 
     def find(self, descriptor: Descriptor) -> Content | None:
-        """The blob; None if it is not there. Raises OSError, InvalidContent."""
+        """The blob; None if it is not there. Raises OSError, InvalidContentError."""
         ...
 
 
@@ -89,20 +96,21 @@ class Layout:
     def images(self, platform: Platform | None, reference: str | None) -> list[SourceImage]:
         """The images for *platform* (None: this machine's), that *reference* names (None: all).
 
-        Raises StoreError if there is none, with what there is instead; InvalidContent, OSError.
+        Raises StoreError if there is none, with what there is instead; InvalidContentError,
+        OSError.
         """
         leaves = self._leaves()
         if reference is not None:
             leaves = _called(reference, leaves)
         found: dict[Digest, SourceImage] = {}
-        others: list[NotAnImage] = []
+        others: list[NotAnImageError] = []
         for choice in _choices(leaves):
             leaf = self._choose(choice, platform)
             if leaf is None:
                 continue
             try:
                 image = found.get(leaf.descriptor.digest) or self._image(leaf.descriptor)
-            except NotAnImage as error:
+            except NotAnImageError as error:
                 others.append(error)
             else:
                 found[leaf.descriptor.digest] = image.named(leaf.names, leaf.references)
@@ -119,10 +127,10 @@ class Layout:
         for top in self._index.manifests:
             for leaf in self._below(top, top, None, set(), 0):
                 if len(leaves) == _MANIFESTS_MAX:
-                    raise InvalidContent(f"more than {_MANIFESTS_MAX} manifests are listed")
+                    raise InvalidContentError(f"more than {_MANIFESTS_MAX} manifests are listed")
                 leaves.append(leaf)
         if not leaves:
-            raise NotAnImage("it lists no image")
+            raise NotAnImageError("it lists no image")
         return leaves
 
     def _below(
@@ -136,7 +144,9 @@ class Layout:
             yield _Leaf(here, top, platform)
         elif here.media_type in documents.INDEXES:
             if depth == _NESTING_MAX:
-                raise InvalidContent(f"{here.digest}: indexes are nested more than {depth} deep")
+                raise InvalidContentError(
+                    f"{here.digest}: indexes are nested more than {depth} deep"
+                )
             # Of an index for many platforms not all need to be there.
             if depth and self._blobs.find(here) is None:
                 return
@@ -168,7 +178,7 @@ class Layout:
             return None
         try:
             manifest = self._manifest(leaf.descriptor, self._read(leaf.descriptor))
-        except NotAnImage:
+        except NotAnImageError:
             return None
         return self._config(manifest, self._read(manifest.config)).platform
 
@@ -208,14 +218,14 @@ class Layout:
         if descriptor.digest not in self._known:
             found = self._document(descriptor, self._read(descriptor))
             if not isinstance(found, Index):
-                raise InvalidContent(f"{descriptor.digest}: a manifest where an index belongs")
+                raise InvalidContentError(f"{descriptor.digest}: a manifest where an index belongs")
             self._known[descriptor.digest] = found
         return self._known[descriptor.digest]
 
     def _manifest(self, descriptor: Descriptor, raw: bytes) -> Manifest:
         found = self._document(descriptor, raw)
         if not isinstance(found, Manifest):
-            raise InvalidContent(f"{descriptor.digest}: an index where a manifest belongs")
+            raise InvalidContentError(f"{descriptor.digest}: an index where a manifest belongs")
         return found
 
     def _config(self, manifest: Manifest, raw: bytes) -> ImageConfig:
@@ -231,9 +241,9 @@ class Layout:
         content = self._blobs.find(descriptor)
         if content is None:
             where = ": it is to be had elsewhere" if descriptor.urls else ""
-            raise InvalidContent(f"the blob {descriptor.digest} is missing{where}")
+            raise InvalidContentError(f"the blob {descriptor.digest} is missing{where}")
         if content.size != descriptor.size:
-            raise InvalidContent(
+            raise InvalidContentError(
                 f"the blob {descriptor.digest} has {content.size} bytes,"
                 f" not the {descriptor.size} it claims"
             )

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from layerstore.compression import open_decompressed
 from layerstore.digest import Digest, HashingReader
-from layerstore.errors import InvalidContent, LimitExceeded
+from layerstore.errors import InvalidContentError, LimitExceededError
 from layerstore.limits import Limits
 from layerstore.oci import documents, lenient, names, platforms
 from layerstore.oci.documents import History, Platform
@@ -63,7 +63,7 @@ class LegacyArchive:
     """The images that the file ``repositories`` names."""
 
     def __init__(self, files: Files, limits: Limits) -> None:
-        """Read what is there. Raises InvalidContent, OSError."""
+        """Read what is there. Raises InvalidContentError, OSError."""
         self._files: Final = files
         self._limits: Final = limits
         self._diff_ids: Final[dict[str, Digest]] = {}
@@ -91,7 +91,7 @@ class LegacyArchive:
             for tag, top in tags.items():
                 normal = names.normalised(f"{name}:{tag}")
                 if normal is None:
-                    raise InvalidContent(
+                    raise InvalidContentError(
                         f"{REPOSITORIES}: {shown(f'{name}:{tag}')} is not a name of an image"
                     )
                 found[normal] = str(top)
@@ -129,7 +129,7 @@ class LegacyArchive:
         chain = [self._layer(top)]
         while parent := chain[-1].parent:
             if len(chain) == self._limits.layers:
-                raise LimitExceeded(
+                raise LimitExceededError(
                     f"{top}: more than {self._limits.layers} layers, or a circle of parents;"
                     " allow more with --limit layers=N"
                 )
@@ -138,12 +138,12 @@ class LegacyArchive:
 
     def _layer(self, identity: str) -> _Layer:
         if not _ID.fullmatch(identity):
-            raise InvalidContent(f"{shown(identity)!r} is not the ID of a layer")
+            raise InvalidContentError(f"{shown(identity)!r} is not the ID of a layer")
         what = f"{identity}/json"
         data = read(self._required(what), what, self._limits)
         layer = lenient.convert(lenient.decode(data, what, self._limits), _Layer, what)
         if layer.id != identity:
-            raise InvalidContent(f"{what}: it is of another layer")
+            raise InvalidContentError(f"{what}: it is of another layer")
         return layer
 
     def _diff_id(self, identity: str, content: Content) -> Digest:
@@ -158,5 +158,5 @@ class LegacyArchive:
     def _required(self, path: str) -> Content:
         content = self._files.find(path)
         if content is None:
-            raise InvalidContent(f"{path} is missing")
+            raise InvalidContentError(f"{path} is missing")
         return content

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import inspect
 
-from layerstore.errors import InvalidContent, LimitExceeded
+from layerstore.errors import InvalidContentError, LimitExceededError
 from layerstore.limits import Limits
 from unionfs.model import printable
 
@@ -20,9 +20,9 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 def check_size(size: int, what: str, limits: Limits) -> None:
-    """Raise LimitExceeded if a document called *what*, of *size* bytes, is too large to read."""
+    """Raise LimitExceededError if a document called *what*, of *size* bytes, is too large to read."""
     if size > limits.document:
-        raise LimitExceeded(
+        raise LimitExceededError(
             f"{what}: {size} bytes are more than the {limits.document} that a document may have;"
             " allow more with --limit document=N"
         )
@@ -31,31 +31,34 @@ def check_size(size: int, what: str, limits: Limits) -> None:
 def decode(data: bytes, what: str, limits: Limits) -> Any:
     """The plain objects that a document called *what* consists of.
 
-    Raises InvalidContent (LimitExceeded for its size).
+    Raises InvalidContentError (LimitExceededError for its size).
     """
     check_size(len(data), what, limits)
     try:
         return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidContent(f"{what}: not JSON that can be read: {error}") from error
+        raise InvalidContentError(f"{what}: not JSON that can be read: {error}") from error
 
 
 def keys(document: object, what: str) -> frozenset[str]:
-    """The keys of an object in a form that is compared. Raises InvalidContent if it is none."""
+    """The keys of an object in a form that is compared.
+
+    Raises InvalidContentError if it is none.
+    """
     if not isinstance(document, dict):
-        raise InvalidContent(f"{what}: not a JSON object")
+        raise InvalidContentError(f"{what}: not a JSON object")
     return frozenset(key.casefold() for key in document)
 
 
 def convert(document: object, kind: type[T], what: str) -> T:
     """The struct that *document*, called *what*, describes.
 
-    Raises InvalidContent with the place in the document.
+    Raises InvalidContentError with the place in the document.
     """
     try:
         return msgspec.convert(_folded(document, _described(kind)), kind)
     except msgspec.ValidationError as error:
-        raise InvalidContent(f"{what}: {printable(str(error))}") from error
+        raise InvalidContentError(f"{what}: {printable(str(error))}") from error
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from layerstore import digest, tarformat
 from layerstore.compression import Compression, open_decompressed, sniff
-from layerstore.errors import InvalidContent, StoreError
+from layerstore.errors import InvalidContentError, StoreError
 from layerstore.limits import Limits
 from layerstore.oci import docker, documents, legacy, lenient, names, platforms, tarscan
 from layerstore.oci.docker import DockerArchive, Item
@@ -62,7 +62,7 @@ class Images:
     """The images of a source; a context, which closes it."""
 
     def __init__(self, files: Files, limits: Limits) -> None:
-        """Take over *files*. Raises InvalidContent, OSError; then they are closed."""
+        """Take over *files*. Raises InvalidContentError, OSError; then they are closed."""
         self._files: Final = files
         try:
             self._reader: Final = _reader(files, limits)
@@ -79,7 +79,7 @@ class Images:
         this machine's, of an image for one platform it takes that.
         reference: the one that is called so, by its full name or by what the source calls it.
 
-        Raises StoreError if there is none such, with what there is; InvalidContent, OSError.
+        Raises StoreError if there is none such, with what there is; InvalidContentError, OSError.
         """
         wanted = None if platform is None else platforms.parse(platform)
         return self._reader.images(wanted, reference)
@@ -124,7 +124,7 @@ def open_images(source: Path | Rewindable, *, spool: Path, limits: Limits) -> Im
     """Open a layout or an archive of images; the caller closes it.
 
     A stream, or an archive that is compressed as a whole, is put decompressed into a file without
-    a name in the directory *spool*. Raises InvalidContent, StoreError, OSError.
+    a name in the directory *spool*. Raises InvalidContentError, StoreError, OSError.
     """
     if isinstance(source, Path) and source.is_dir():
         return Images(Directory(source), limits)
@@ -164,10 +164,10 @@ def _kind_of_stream(stream: digest.Reader, limits: Limits) -> Kind:
             name = os.path.normpath(member.name)
             if name != b"." or member.kind != tarformat.DIRECTORY or count == _ROOTS_MAX:
                 return Kind.IMAGES if _OF_IMAGES.fullmatch(name) else Kind.LAYER
-    except InvalidContent as error:
+    except InvalidContentError as error:
         raise type(error)(f"it can't be read as a tar: {error}") from error
     if not tape.at:
-        raise InvalidContent("it is empty")
+        raise InvalidContentError("it is empty")
     return Kind.LAYER
 
 
@@ -182,7 +182,7 @@ def _holds_images(files: Files, limits: Limits) -> bool:
     # Many a tree has a manifest.json of its own.
     try:
         document = lenient.decode(read(manifest, docker.MANIFEST, limits), docker.MANIFEST, limits)
-    except InvalidContent:
+    except InvalidContentError:
         return False
     return isinstance(document, list) and all(
         isinstance(item, dict) and {"config", "layers"} <= lenient.keys(item, docker.MANIFEST)
@@ -196,7 +196,7 @@ def _is_directory_transport(files: Files, limits: Limits) -> bool:
 
 
 def _reader(files: Files, limits: Limits) -> _Reader:
-    """What reads the format that these files are in. Raises InvalidContent, OSError."""
+    """What reads the format that these files are in. Raises InvalidContentError, OSError."""
     manifest = files.find(docker.MANIFEST)
     layout = _layout(files, limits)
     if manifest is None:
@@ -204,7 +204,7 @@ def _reader(files: Files, limits: Limits) -> _Reader:
             return layout
         if files.find(legacy.REPOSITORIES):
             return LegacyArchive(files, limits)
-        raise InvalidContent(
+        raise InvalidContentError(
             f"neither {INDEX} nor {docker.MANIFEST} is in it: it is no archive of images"
         )
     data = read(manifest, docker.MANIFEST, limits)
@@ -227,7 +227,7 @@ def _layout(files: Files, limits: Limits) -> Layout | None:
     document = lenient.decode(read(mark, MARK, limits), MARK, limits)
     version = lenient.convert(document, _LayoutFile, MARK).image_layout_version
     if not version.startswith("1."):
-        raise InvalidContent(f"{MARK}: version {shown(version)}, where only 1 is known")
+        raise InvalidContentError(f"{MARK}: version {shown(version)}, where only 1 is known")
     parsed = documents.parse_index(read(index, INDEX, limits), INDEX, limits)
     return Layout(parsed, LayoutBlobs(files), limits)
 

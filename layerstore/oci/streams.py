@@ -17,7 +17,7 @@ from typing import Final, Protocol, Self
 
 from layerstore.compression import open_decompressed
 from layerstore.digest import Reader
-from layerstore.errors import InvalidContent
+from layerstore.errors import InvalidContentError
 from layerstore.limits import Limits
 from layerstore.oci.text import shown
 
@@ -35,7 +35,7 @@ class Content(Protocol):
         ...
 
     def open(self) -> ExtentReader:
-        """A reader at their start; the caller closes it. Raises OSError, InvalidContent."""
+        """A reader at their start; the caller closes it. Raises OSError, InvalidContentError."""
         ...
 
 
@@ -51,13 +51,13 @@ class ExtentReader:
     def read(self, size: int = -1, /) -> bytes:
         """Up to *size* bytes, or all that are left; none at the end.
 
-        Raises OSError; InvalidContent if the file has become shorter.
+        Raises OSError; InvalidContentError if the file has become shorter.
         """
         left = self._end - self._at
         wanted = left if size < 0 else min(size, left)
         piece = os.pread(self._descriptor, wanted, self._at)
         if wanted and not piece:
-            raise InvalidContent("the file became shorter while it was read")
+            raise InvalidContentError("the file became shorter while it was read")
         self._at += len(piece)
         return piece
 
@@ -117,13 +117,13 @@ class FileContent:
         return cls(directory, path, status.st_size) if stat.S_ISREG(status.st_mode) else None
 
     def open(self) -> ExtentReader:
-        """A reader at the start. Raises OSError, InvalidContent."""
+        """A reader at the start. Raises OSError, InvalidContentError."""
         # It may have become a FIFO, and opening one waits for a writer.
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
         descriptor = os.open(self.path, flags, dir_fd=self.directory)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise InvalidContent(f"{shown(self.path)} is not a regular file any more")
+            raise InvalidContentError(f"{shown(self.path)} is not a regular file any more")
         return ExtentReader(descriptor, 0, self.size)
 
 
@@ -138,13 +138,13 @@ class Rewindable:
     def read(self, size: int, /) -> bytes:
         """Up to *size* bytes; none at the end.
 
-        Raises InvalidContent where the beginning that is looked at does not end.
+        Raises InvalidContentError where the beginning that is looked at does not end.
         """
         if not self._remembers:
             return self._beginning.read(size) or self._raw.read(size)
         piece = self._raw.read(size)
         if self._beginning.tell() + len(piece) > _REMEMBERED_MAX:
-            raise InvalidContent(f"{_REMEMBERED_MAX} bytes, and no entry of an archive yet")
+            raise InvalidContentError(f"{_REMEMBERED_MAX} bytes, and no entry of an archive yet")
         self._beginning.write(piece)
         return piece
 

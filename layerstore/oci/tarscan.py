@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from layerstore import tarformat
 from layerstore.digest import Reader
-from layerstore.errors import InvalidContent, LimitExceeded, shown
+from layerstore.errors import InvalidContentError, LimitExceededError, shown
 from layerstore.limits import Limits
 from layerstore.tarformat import BLOCK
 
@@ -58,7 +58,7 @@ class Tape(Protocol):
         ...
 
     def skip(self, size: int) -> None:
-        """Leave out *size* bytes. Raises InvalidContent if there are not so many."""
+        """Leave out *size* bytes. Raises InvalidContentError if there are not so many."""
         ...
 
 
@@ -77,9 +77,9 @@ class FileTape:
         return piece
 
     def skip(self, size: int) -> None:
-        """Leave out *size* bytes. Raises InvalidContent if there are not so many."""
+        """Leave out *size* bytes. Raises InvalidContentError if there are not so many."""
         if size > self._size - self.at:
-            raise InvalidContent("the archive ends in the middle of it: it is truncated")
+            raise InvalidContentError("the archive ends in the middle of it: it is truncated")
         self.at += size
 
 
@@ -100,11 +100,11 @@ class StreamTape:
         return b"".join(pieces)
 
     def skip(self, size: int) -> None:
-        """Leave out *size* bytes. Raises InvalidContent if there are not so many."""
+        """Leave out *size* bytes. Raises InvalidContentError if there are not so many."""
         while size:
             piece = self.take(min(size, _CHUNK))
             if not piece:
-                raise InvalidContent("the archive ends in the middle of it: it is truncated")
+                raise InvalidContentError("the archive ends in the middle of it: it is truncated")
             size -= len(piece)
 
 
@@ -119,7 +119,7 @@ class _Extended:
 def members(tape: Tape, limits: Limits) -> Iterator[Member]:
     """The entries on *tape*, in its order; each is told before its content is skipped.
 
-    Raises InvalidContent (LimitExceeded), with the name of the entry that is wrong.
+    Raises InvalidContentError (LimitExceededError), with the name of the entry that is wrong.
     """
     extended = _Extended()
     while (block := tape.take(BLOCK)).strip(b"\0"):
@@ -140,14 +140,14 @@ def members(tape: Tape, limits: Limits) -> Iterator[Member]:
                 tape.skip(member.size)
                 # The padding of the last one may be missing (umoci 0.4.7 writes such tars).
                 tape.take(-member.size % BLOCK)
-        except InvalidContent as error:
+        except InvalidContentError as error:
             raise type(error)(f"{shown(header.name)}: {error}") from error
 
 
 def _member(header: tarformat.Header, records: dict[bytes, bytes], offset: int) -> Member:
     size = tarformat.pax_number(records[b"size"]) if records.get(b"size") else header.size
     if size < 0:
-        raise InvalidContent(f"its size is {size}")
+        raise InvalidContentError(f"its size is {size}")
     return Member(
         records.get(b"path") or header.name,
         header.kind,
@@ -162,11 +162,11 @@ def _member(header: tarformat.Header, records: dict[bytes, bytes], offset: int) 
 def _metadata(tape: Tape, size: int, extended: _Extended, limits: Limits) -> bytes:
     extended.size += size
     if size < 0 or extended.size > limits.header:
-        raise LimitExceeded(
+        raise LimitExceededError(
             f"extended headers of more than {limits.header} bytes; allow more with --limit header=N"
         )
     data = tape.take(size)
     tape.take(-size % BLOCK)
     if len(data) < size:
-        raise InvalidContent("the archive ends in the middle of it: it is truncated")
+        raise InvalidContentError("the archive ends in the middle of it: it is truncated")
     return data

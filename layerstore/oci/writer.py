@@ -43,7 +43,10 @@ class Blob:
         return cls(digest.of_bytes(data), len(data), lambda: iter((data,)))
 
     def verified(self) -> Iterator[bytes]:
-        """The chunks. Raises InvalidContent, at the latest after the last, if they are others."""
+        """The chunks.
+
+        Raises InvalidContentError, at the latest after the last, if they are others.
+        """
         check = Check(self.digest, self.size)
         for chunk in self.chunks():
             check.update(chunk)
@@ -64,7 +67,7 @@ class OutputImage:
 def write_layout(directory: Path, images: Sequence[OutputImage]) -> None:
     """Make an OCI layout in *directory*, which must not exist yet or be empty.
 
-    It is there as a whole or not at all. Raises StoreError, OSError, InvalidContent.
+    It is there as a whole or not at all. Raises StoreError, OSError, InvalidContentError.
     """
     if directory.is_symlink() or (directory.exists() and not _is_empty_directory(directory)):
         raise StoreError(f"{printable(str(directory))} is in the way: it is not an empty directory")
@@ -86,12 +89,12 @@ def write_layout(directory: Path, images: Sequence[OutputImage]) -> None:
 
 
 def write_oci_archive(out: BinaryIO, images: Sequence[OutputImage]) -> None:
-    """Write an OCI layout as a tar. Raises OSError, InvalidContent."""
+    """Write an OCI layout as a tar. Raises OSError, InvalidContentError."""
     _write_tar(out, _layout_files(images))
 
 
 def write_docker_archive(out: BinaryIO, images: Sequence[OutputImage]) -> None:
-    """Write what ``docker load`` reads, as a tar. Raises OSError, InvalidContent.
+    """Write what ``docker load`` reads, as a tar. Raises OSError, InvalidContentError.
 
     The layers are the tars themselves, not compressed; manifests do not count.
     """

@@ -14,7 +14,7 @@ import pytest
 
 from layerstore.catalog import BlobRow, Catalog
 from layerstore.digest import of_bytes
-from layerstore.errors import Damaged, StoreError
+from layerstore.errors import DamagedError, StoreError
 
 A, B = of_bytes(b"a"), of_bytes(b"b")
 
@@ -163,7 +163,9 @@ def test_processes_make_and_fill_a_catalog_together(path: str) -> None:
 @pytest.mark.usefixtures("nothing_left_open")
 def test_what_is_no_catalog_is_damage(path: str, content: bytes) -> None:
     Path(path).write_bytes(content)
-    with pytest.raises(Damaged, match=r"the catalog can't be read: .*; move catalog.sqlite away"):
+    with pytest.raises(
+        DamagedError, match=r"the catalog can't be read: .*; move catalog.sqlite away"
+    ):
         Catalog(path)
 
 
@@ -179,9 +181,9 @@ def test_documents_that_changed_are_damage(filled: Catalog, path: str) -> None:
         database.execute("UPDATE image SET config = CAST('c' AS BLOB)")
         database.execute("UPDATE manifest SET content = CAST('c' AS BLOB)")
         database.commit()
-    with pytest.raises(Damaged, match=f"config of image {A} is damaged"):
+    with pytest.raises(DamagedError, match=f"config of image {A} is damaged"):
         filled.image(A)
-    with pytest.raises(Damaged, match=f"manifest {of_bytes(b'am')} is damaged"):
+    with pytest.raises(DamagedError, match=f"manifest {of_bytes(b'am')} is damaged"):
         filled.manifests(A)
     filled.add_image(A, b"a")
     filled.add_manifest(of_bytes(b"am"), A, b"am")

@@ -20,7 +20,7 @@ import pytest
 
 from layerstore import check, damage, gc, importing, layertar, repair
 from layerstore.check import Finding, Kind, Place
-from layerstore.errors import Damaged, StoreError
+from layerstore.errors import DamagedError, StoreError
 from layerstore.importing import Options
 from layerstore.objects import Key
 from layerstore.repository import Repository
@@ -192,7 +192,7 @@ def test_a_damaged_object_is_an_error_to_whoever_reads_it(
     harm(repository.objects.path(key_of(repository, _SHARED)))
     if checked:
         found_in(repository)
-    with pytest.raises(Damaged):
+    with pytest.raises(DamagedError):
         b"".join(layertar.tar(repository, base(repository)))
     layer = repository.open_layer(top(repository))
     entry = layer.lookup(layer.root(), b"again")
@@ -331,7 +331,7 @@ def test_a_wrong_index_is_named_and_its_layer_can_t_be_opened(
     (finding,) = found_in(repository)
     assert (finding.kind, finding.name, finding.layers) == (Kind.INDEX, diff_id, (diff_id,))
     assert finding.images == ("one:1", "two:1")
-    with pytest.raises(Damaged, match=r"is damaged"):
+    with pytest.raises(DamagedError, match=r"is damaged"):
         repository.open_layers(repository.find("one:1"))
     (same,) = found_in(repository)
     assert (same.kind, same.name) == (Kind.INDEX, diff_id)
@@ -376,7 +376,7 @@ def test_a_damaged_recipe_is_named_and_mended(
     harm(f"{repository.paths.layer(diff_id)}/recipe")
     (finding,) = found_in(repository)
     assert (finding.kind, finding.name) == (Kind.RECIPE, diff_id)
-    with pytest.raises((Damaged, OSError)):
+    with pytest.raises((DamagedError, OSError)):
         b"".join(layertar.tar(repository, diff_id))
     # What a mount needs is whole.
     for layer in repository.open_layers(repository.find("one:1")):
@@ -422,7 +422,7 @@ def test_a_damaged_config_is_named_and_never_read(repository: Repository, full: 
     (finding,) = found_in(repository)
     assert (finding.kind, finding.name, finding.images) == (Kind.CONFIG, image.id, ("one:1",))
     for use in (lambda: repository.find("one:1"), repository.images, lambda: gc.plan(repository)):
-        with pytest.raises(Damaged, match=r"config of image sha256:\w+ is damaged"):
+        with pytest.raises(DamagedError, match=r"config of image sha256:\w+ is damaged"):
             use()
     assert mend(repository, full / "one.tar") == [f"repaired from {full}/one.tar"]
     assert repository.find("one:1") == image
@@ -474,7 +474,7 @@ def test_a_damaged_manifest_is_named_and_set_aside(repository: Repository, full:
         f"UPDATE manifest SET content = CAST(replace(content, 'layers', 'layerz') AS BLOB)"
         f" WHERE manifest = '{manifest}'",
     )
-    with pytest.raises(Damaged, match=r"manifest sha256:\w+ is damaged"):
+    with pytest.raises(DamagedError, match=r"manifest sha256:\w+ is damaged"):
         repository.catalog.manifests(image.id)
     (finding,) = found_in(repository)
     assert (finding.kind, finding.name, finding.images) == (Kind.MANIFEST, manifest, ("two:1",))
@@ -496,7 +496,9 @@ def test_a_name_of_no_image_is_named_and_removed(repository: Repository) -> None
 
 def test_a_catalog_that_is_no_database_is_one_line(store: StoreBuilder) -> None:
     change(str(store.path / "catalog.sqlite"), 0)
-    with pytest.raises(Damaged, match=r"the catalog can't be read: .*; move catalog.sqlite away"):
+    with pytest.raises(
+        DamagedError, match=r"the catalog can't be read: .*; move catalog.sqlite away"
+    ):
         store.opened()
 
 
@@ -599,7 +601,7 @@ def test_whatever_byte_is_changed_nothing_wrong_is_read_after_a_check(
                 reported += damaged
                 now = readable(repository)
                 assert damaged or names_in(repository) == names, path
-        except Damaged:
+        except DamagedError:
             reported += 1
             continue
         assert now.items() <= good.items(), path

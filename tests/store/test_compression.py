@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from layerstore.compression import Compression, compress, open_decompressed, sniff
-from layerstore.errors import InvalidContent, LimitExceeded
+from layerstore.errors import InvalidContentError, LimitExceededError
 from layerstore.limits import RATIO_FREE, Limits
 
 if sys.version_info >= (3, 14):
@@ -121,26 +121,26 @@ def test_a_read_gives_no_more_than_asked_for(kind: Compression) -> None:
 def test_a_stream_cut_off_anywhere_is_refused(kind: Compression) -> None:
     stream = COMPRESSORS[kind](text(3000))
     for length in range(10, len(stream)):
-        with pytest.raises(InvalidContent, match="cut off"):
+        with pytest.raises(InvalidContentError, match="cut off"):
             decompressed(stream[:length])
 
 
 @compressed
 def test_a_second_member_cut_off_is_refused(kind: Compression) -> None:
     stream = COMPRESSORS[kind](text(3000))
-    with pytest.raises(InvalidContent):
+    with pytest.raises(InvalidContentError):
         decompressed(stream + stream[:-1])
 
 
 @compressed
 @pytest.mark.parametrize("garbage", [b"\0", bytes(512), b"garbage", gzip.compress(b"")[:2]])
 def test_what_follows_the_end_is_refused(kind: Compression, garbage: bytes) -> None:
-    with pytest.raises(InvalidContent, match="something else follows"):
+    with pytest.raises(InvalidContentError, match="something else follows"):
         decompressed(COMPRESSORS[kind](b"content") + garbage)
 
 
 def test_a_stream_of_another_kind_after_the_end_is_refused() -> None:
-    with pytest.raises(InvalidContent, match="something else follows"):
+    with pytest.raises(InvalidContentError, match="something else follows"):
         decompressed(gzip.compress(b"content") + zstd.compress(b"content"))
 
 
@@ -158,7 +158,7 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(kind: Compression) -> None:
         damaged[position] ^= 1 << bit
         try:
             assert decompressed(bytes(damaged)) == content
-        except InvalidContent:
+        except InvalidContentError:
             refused += 1
     assert refused > 7 * (len(whole) - 10)
 
@@ -167,12 +167,12 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(kind: Compression) -> None:
 def test_more_bytes_than_allowed_are_refused(kind: Compression) -> None:
     stream = COMPRESSORS[kind](bytes(1001))
     assert len(decompressed(stream, Limits(bytes=1001))) == 1001
-    with pytest.raises(LimitExceeded, match="--limit bytes=N"):
+    with pytest.raises(LimitExceededError, match="--limit bytes=N"):
         decompressed(stream, Limits(bytes=1000))
 
 
 def test_more_plain_bytes_than_allowed_are_refused() -> None:
-    with pytest.raises(LimitExceeded, match="--limit bytes=N"):
+    with pytest.raises(LimitExceededError, match="--limit bytes=N"):
         decompressed(bytes(1001), Limits(bytes=1000))
 
 
@@ -180,7 +180,7 @@ def test_more_plain_bytes_than_allowed_are_refused() -> None:
 def test_a_bomb_is_refused_soon_after_its_ratio_counts(kind: Compression) -> None:
     given = pieces(zeros(kind, 4 * RATIO_FREE))
     assert sum(map(len, itertools.islice(given, RATIO_FREE // MEBIBYTE))) <= RATIO_FREE
-    with pytest.raises(LimitExceeded, match="--limit ratio=N"):
+    with pytest.raises(LimitExceededError, match="--limit ratio=N"):
         next(given)
 
 
@@ -188,7 +188,7 @@ def test_a_ratio_below_the_limit_is_accepted() -> None:
     stream = zeros(Compression.GZIP, RATIO_FREE + MEBIBYTE)
     ratio = (RATIO_FREE + MEBIBYTE) // len(stream)
     assert sum(map(len, pieces(stream, Limits(ratio=ratio + 1)))) == RATIO_FREE + MEBIBYTE
-    with pytest.raises(LimitExceeded, match="--limit ratio=N"):
+    with pytest.raises(LimitExceededError, match="--limit ratio=N"):
         decompressed(stream, Limits(ratio=ratio // 2))
 
 
@@ -203,7 +203,7 @@ def long_frame(window_log: int) -> bytes:
 
 def test_a_zstd_window_may_have_128_mib_and_no_more() -> None:
     assert decompressed(long_frame(27)) == b"content"
-    with pytest.raises(InvalidContent, match="memory"):
+    with pytest.raises(InvalidContentError, match="memory"):
         decompressed(long_frame(28))
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from layerstore import digest
 from layerstore.digest import Digest, HashingReader, VerifyingReader
-from layerstore.errors import InvalidContent
+from layerstore.errors import InvalidContentError
 
 DATA = b"some bytes" * 1000
 
@@ -38,12 +38,12 @@ def test_a_digest_of_a_known_algorithm_is_accepted(name: str) -> None:
     ],
 )
 def test_anything_else_is_refused(text: str) -> None:
-    with pytest.raises(InvalidContent, match="is not a sha256 or sha512 digest"):
+    with pytest.raises(InvalidContentError, match="is not a sha256 or sha512 digest"):
         digest.parse(text)
 
 
 def test_the_line_about_a_bad_digest_is_one_short_line() -> None:
-    with pytest.raises(InvalidContent) as refused:
+    with pytest.raises(InvalidContentError) as refused:
         digest.parse("x\n" * 100_000)
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 400
@@ -62,13 +62,13 @@ def test_verified_bytes_pass_through(name: str) -> None:
 
 def test_other_bytes_are_refused_at_the_end() -> None:
     reader = VerifyingReader(io.BytesIO(DATA[:-1] + b"!"), digest.of_bytes(DATA), len(DATA))
-    with pytest.raises(InvalidContent, match="damaged or forged"):
+    with pytest.raises(InvalidContentError, match="damaged or forged"):
         reader.drain()
 
 
 def test_too_few_bytes_are_refused_at_the_end() -> None:
     reader = VerifyingReader(io.BytesIO(DATA[:-1]), digest.of_bytes(DATA), len(DATA))
-    with pytest.raises(InvalidContent, match=r"ends after 9999 of the 10000 bytes"):
+    with pytest.raises(InvalidContentError, match=r"ends after 9999 of the 10000 bytes"):
         reader.drain()
 
 
@@ -79,7 +79,7 @@ def test_too_many_bytes_are_refused_before_the_end() -> None:
 
     reader = VerifyingReader(Endless(), digest.of_bytes(b"xx"), 2)
     assert reader.read(2) == b"xx"
-    with pytest.raises(InvalidContent, match="longer than the 2 bytes"):
+    with pytest.raises(InvalidContentError, match="longer than the 2 bytes"):
         reader.read(1)
 
 

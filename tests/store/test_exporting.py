@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from layerstore.compression import Compression
-from layerstore.errors import Damaged, StoreError
+from layerstore.errors import DamagedError, StoreError
 from layerstore.exporting import Format, export_images, export_layer, export_tree, named
 from layerstore.importing import Imported, Options, import_path
 from layerstore.repository import Repository
@@ -396,7 +396,7 @@ def test_damage_is_never_passed_on(
 ) -> None:
     store.image("app:1", [A, B])
     destroy(repository)
-    with pytest.raises(Damaged, match="see layerstore check"):
+    with pytest.raises(DamagedError, match="see layerstore check"):
         written(repository, tmp_path / "out", "app:1", kind=kind)
     assert os.listdir(tmp_path) == ["store"]
     assert os.listdir(repository.paths.temporary) == []
@@ -405,7 +405,7 @@ def test_damage_is_never_passed_on(
 def test_a_target_stays_as_it_is_when_an_export_fails(with_a: Repository, tmp_path: Path) -> None:
     destroy(with_a)
     (tmp_path / "out").write_bytes(b"before")
-    with pytest.raises(Damaged, match="see layerstore check"):
+    with pytest.raises(DamagedError, match="see layerstore check"):
         export_a(with_a, tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == b"before"
     assert sorted(os.listdir(tmp_path)) == ["out", "store"]
@@ -419,7 +419,7 @@ def test_a_damaged_blob_is_never_passed_on(
     assert row is not None
     path = Path(repository.paths.blob(row.blob))
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    with pytest.raises(Damaged, match=f"{row.blob} is damaged or forged"):
+    with pytest.raises(DamagedError, match=f"{row.blob} is damaged or forged"):
         written(repository, tmp_path / "out", "app:1")
     assert not (tmp_path / "out").exists()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import gc, layertar, leases
-from layerstore.errors import Damaged
+from layerstore.errors import DamagedError
 from layerstore.gc import Amount
 from layerstore.keyset import KeySet
 from layerstore.objects import Key
@@ -253,7 +253,9 @@ def test_nothing_is_collected_while_it_is_unknown_what_a_layer_needs(store: Stor
     with store.opened() as repository:
         index = Path(repository.paths.layer(image.layers[0])) / "index.sqlite"
         index.unlink()
-        with pytest.raises(Damaged, match=r"nobody can tell what it needs: run layerstore check"):
+        with pytest.raises(
+            DamagedError, match=r"nobody can tell what it needs: run layerstore check"
+        ):
             gc.plan(repository)
         repository.remove("one:1")
     assert collect(store) == {"layers": 2, "objects": 3}

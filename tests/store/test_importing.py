@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from layerstore import adding, importing, leases
-from layerstore.errors import InvalidContent, StoreError
+from layerstore.errors import InvalidContentError, StoreError
 from layerstore.importing import Imported, Options, import_path, import_stream
 from layerstore.ingest import Ingested
 from layerstore.oci import platforms
@@ -172,7 +172,7 @@ def test_of_an_image_with_a_wrong_layer_nothing_is_added_but_finished_layers(
     layout.files["blobs/sha256/" + sha256(blob)[7:]] = gzipped(C)[: len(blob)].ljust(
         len(blob), b"\0"
     )
-    with pytest.raises(InvalidContent, match=f"layer {sha256(B)[:19]}: "):
+    with pytest.raises(InvalidContentError, match=f"layer {sha256(B)[:19]}: "):
         imported(repository, layout.write(tmp_path / "source"), keep_blobs=keep_blobs)
     assert repository.images() == []
     assert set(repository.layers()) <= {sha256(A)}
@@ -189,7 +189,9 @@ def test_a_diff_id_that_is_not_its_layer_s_is_refused(
         "layers": [layout.blob(B, LAYER)],
     }
     layout.listed.append(layout.blob(as_json(document), MANIFEST))
-    with pytest.raises(InvalidContent, match=f"its diff ID is {sha256(B)}, and not {sha256(A)}"):
+    with pytest.raises(
+        InvalidContentError, match=f"its diff ID is {sha256(B)}, and not {sha256(A)}"
+    ):
         imported(repository, layout.write(tmp_path / "source"))
     assert repository.layers() == []
 
@@ -197,7 +199,7 @@ def test_a_diff_id_that_is_not_its_layer_s_is_refused(
 def test_of_several_images_all_come_in_or_none(repository: Repository, tmp_path: Path) -> None:
     layout = layout_of(("a:1", [A]), ("b:1", [B]))
     layout.replace({"digest": sha256(gzipped(B))}, b"x" * len(gzipped(B)))
-    with pytest.raises(InvalidContent, match=f"layer {sha256(B)[:19]}"):
+    with pytest.raises(InvalidContentError, match=f"layer {sha256(B)[:19]}"):
         imported(repository, layout.archive(tmp_path / "source"))
     assert repository.images() == []
 
@@ -246,7 +248,7 @@ def test_a_wrong_digest_of_another_kind_is_refused(repository: Repository, tmp_p
         "layers": [layer],
     }
     layout.listed.append(layout.blob(as_json(document), MANIFEST))
-    with pytest.raises(InvalidContent, match="sha512:0000"):
+    with pytest.raises(InvalidContentError, match="sha512:0000"):
         imported(repository, layout.write(tmp_path / "source"))
     assert repository.layers() == []
 
@@ -413,7 +415,7 @@ def test_a_stream_may_be_anything_that_a_file_may(
 
 @pytest.mark.parametrize("data", [b"", b"nonsense", gzipped(b""), A[:100]])
 def test_a_stream_of_something_else_is_refused(repository: Repository, data: bytes) -> None:
-    with pytest.raises(InvalidContent):
+    with pytest.raises(InvalidContentError):
         import_stream(repository, io.BytesIO(data), Options())
     assert repository.images() == []
 

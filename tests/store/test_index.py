@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from layerstore import tarstream
-from layerstore.errors import Damaged, InvalidContent
+from layerstore.errors import DamagedError, InvalidContentError
 from layerstore.index import ROOT, Index, Inode
 from layerstore.indexwriter import IndexWriter
 from layerstore.limits import Limits
@@ -314,9 +314,11 @@ def test_attributes_of_what_was_replaced_are_gone(index: Open) -> None:
 
 @pytest.mark.parametrize("below", [file("a/b", b"y"), directory("a/b"), hardlink("a/b", "a")])
 def test_nothing_can_lie_below_what_is_no_directory(index: Open, below: bytes) -> None:
-    with pytest.raises(InvalidContent, match=r"entry 2 \(a/b/?\): it lies below something that is"):
+    with pytest.raises(
+        InvalidContentError, match=r"entry 2 \(a/b/?\): it lies below something that is"
+    ):
         index(file("a", b"x"), below)
-    with pytest.raises(InvalidContent, match="no directory"):
+    with pytest.raises(InvalidContentError, match="no directory"):
         index(symlink("a", "."), below)
 
 
@@ -396,7 +398,9 @@ def test_a_name_stays_when_the_one_it_was_linked_to_is_replaced(index: Open) -> 
     ],
 )
 def test_a_hard_link_needs_a_file_of_the_layer(index: Open, members: list[bytes]) -> None:
-    with pytest.raises(InvalidContent, match=r"a hard link to .*, which is no file of this layer"):
+    with pytest.raises(
+        InvalidContentError, match=r"a hard link to .*, which is no file of this layer"
+    ):
         index(*members)
 
 
@@ -456,7 +460,7 @@ def test_a_whiteout_may_be_an_entry_of_any_kind(index: Open, marker: bytes) -> N
 
 @pytest.mark.parametrize("name", [".wh.", "a/.wh.", ".wh..", ".wh...", "a/.wh.."])
 def test_a_whiteout_needs_a_name_that_something_can_have(index: Open, name: str) -> None:
-    with pytest.raises(InvalidContent, match=r"entry 1 \(.*\.wh\..*\): a whiteout of"):
+    with pytest.raises(InvalidContentError, match=r"entry 1 \(.*\.wh\..*\): a whiteout of"):
         index(file(name))
 
 
@@ -484,7 +488,7 @@ def test_what_aufs_kept_for_itself_is_not_shown(index: Open) -> None:
 
 @pytest.mark.parametrize("name", [".wh.a/b", "d/.wh.a/b/c", ".wh..wh..opq/a", ".wh./a"])
 def test_nothing_can_lie_below_a_whiteout(index: Open, name: str) -> None:
-    with pytest.raises(InvalidContent, match="below a whiteout"):
+    with pytest.raises(InvalidContentError, match="below a whiteout"):
         index(file(name))
 
 
@@ -549,7 +553,7 @@ def test_what_is_no_index_is_damage(tmp_path: Path, content: bytes | None) -> No
     path = tmp_path / "index"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(Damaged, match="its index"):
+    with pytest.raises(DamagedError, match="its index"):
         Index(str(path))
 
 
@@ -557,15 +561,15 @@ def test_what_is_no_index_is_damage(tmp_path: Path, content: bytes | None) -> No
 def test_an_index_of_another_version_is_not_read(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "index")) as database:
         database.execute("PRAGMA user_version = 7")
-    with pytest.raises(Damaged, match="its index has version 7"):
+    with pytest.raises(DamagedError, match="its index has version 7"):
         Index(str(tmp_path / "index"))
 
 
 def test_what_an_index_lacks_is_damage(index: Open) -> None:
     made = index(file("a", b"x"))
-    with pytest.raises(Damaged, match="no inode 99"):
+    with pytest.raises(DamagedError, match="no inode 99"):
         made.inode(99)
-    with pytest.raises(Damaged, match="no content 99"):
+    with pytest.raises(DamagedError, match="no content 99"):
         made.content(99)
 
 
@@ -586,7 +590,7 @@ def test_every_question_to_a_damaged_index_tells_damage(index: Open, tmp_path: P
             lambda: made.xattrs(1),
             made.totals,
         ):
-            with pytest.raises(Damaged, match="its index"):
+            with pytest.raises(DamagedError, match="its index"):
                 ask()
 
 

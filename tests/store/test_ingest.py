@@ -19,7 +19,7 @@ import xxhash
 from layerstore import layertar, leases
 from layerstore.adding import add_layer
 from layerstore.compression import Compression, compress
-from layerstore.errors import InvalidContent, LimitExceeded
+from layerstore.errors import InvalidContentError, LimitExceededError
 from layerstore.index import ROOT
 from layerstore.ingest import Claim, Ingested
 from layerstore.layer import StoredLayer
@@ -285,7 +285,7 @@ def test_what_is_refused_changes_nothing_in_the_store(
 ) -> None:
     store.layer(tars.tar(tars.file("there", b"content")))
     before = everything(store.path)
-    with pytest.raises(InvalidContent):
+    with pytest.raises(InvalidContentError):
         add(repository, BAD[name], keep=keep)
     assert everything(store.path) == before
     assert os.listdir(repository.paths.temporary) == []
@@ -305,7 +305,7 @@ def test_what_is_refused_changes_nothing_in_the_store(
 def test_a_layer_that_is_not_what_was_claimed_is_not_added(
     repository: Repository, claim: Claim, message: str, keep: bool
 ) -> None:
-    with pytest.raises(InvalidContent, match=message):
+    with pytest.raises(InvalidContentError, match=message):
         add(repository, gzip.compress(TAR), claim, keep=keep)
     assert has_nothing(repository)
     assert repository.catalog.blobs() == []
@@ -345,7 +345,7 @@ def test_a_layer_that_asks_for_too_much_is_not_added(
     store: StoreBuilder, limits: Limits, tar: bytes
 ) -> None:
     with Repository(str(store.path), limits=limits) as repository:
-        with pytest.raises(LimitExceeded, match=r"--limit [a-z]+=N"):
+        with pytest.raises(LimitExceededError, match=r"--limit [a-z]+=N"):
             add(repository, tar)
         assert has_nothing(repository)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from layerstore.errors import Damaged, StoreError
+from layerstore.errors import DamagedError, StoreError
 from layerstore.inspection import content, subjects
 from layerstore.layer import VERIFIED_AT_OPEN
 from layerstore.view import View
@@ -105,7 +105,7 @@ def damage(store: StoreBuilder, size: int) -> None:
         file.write(b"?")
 
 
-@pytest.mark.parametrize(("size", "error"), [(100, OSError), (BIG, Damaged)])
+@pytest.mark.parametrize(("size", "error"), [(100, OSError), (BIG, DamagedError)])
 def test_nothing_of_a_damaged_content_is_given(
     store: StoreBuilder, size: int, error: type[Exception]
 ) -> None:

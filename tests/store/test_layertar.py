@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import layertar
-from layerstore.errors import Damaged, StoreError
+from layerstore.errors import DamagedError, StoreError
 from layerstore.repository import Repository
 from tests.support import tars
 from tests.support.archives import sha256
@@ -132,7 +132,7 @@ def test_a_damaged_content_is_told(
     else:
         with open(path, "r+b") as content:
             content.write(b"?")
-    with pytest.raises(Damaged, match=f"layer {diff_id} is damaged: ") as raised:
+    with pytest.raises(DamagedError, match=f"layer {diff_id} is damaged: ") as raised:
         again(repository, diff_id)
     assert str(raised.value).count("is damaged") == 1
 
@@ -145,14 +145,14 @@ def test_whichever_byte_of_a_recipe_is_wrong_the_tar_is_right_or_an_error(
     path.chmod(0o600)
     for at in range(len(recipe)):
         path.write_bytes(recipe[:at] + bytes([recipe[at] ^ 0xFF]) + recipe[at + 1 :])
-        with contextlib.suppress(Damaged):
+        with contextlib.suppress(DamagedError):
             assert again(repository, diff_id) == TAR
 
 
 @pytest.mark.usefixtures("nothing_left_open")
 def test_a_missing_recipe_is_told(repository: Repository, diff_id: str) -> None:
     os.unlink(f"{repository.paths.layer(diff_id)}/recipe")
-    with pytest.raises(Damaged, match=f"layer {diff_id} is damaged: its recipe is missing"):
+    with pytest.raises(DamagedError, match=f"layer {diff_id} is damaged: its recipe is missing"):
         again(repository, diff_id)
 
 
@@ -164,7 +164,7 @@ def test_the_recipe_of_another_layer_is_told(
     os.replace(
         f"{repository.paths.layer(other)}/recipe", f"{repository.paths.layer(diff_id)}/recipe"
     )
-    with pytest.raises(Damaged, match="its tar has the digest sha256:"):
+    with pytest.raises(DamagedError, match="its tar has the digest sha256:"):
         again(repository, diff_id)
 
 

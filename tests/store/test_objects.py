@@ -14,7 +14,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerstore.errors import Damaged
+from layerstore.errors import DamagedError
 from layerstore.objects import Key, Objects, Staging, key_of
 
 BLOCK = 4096
@@ -237,7 +237,7 @@ def test_a_content_stays_for_who_relies_on_it(pool: Pool) -> None:
 @pytest.mark.usefixtures("nothing_left_open")
 def test_a_missing_object_is_damage(pool: Pool) -> None:
     key = Key(bytes(16), 1)
-    with pytest.raises(Damaged, match=f"{'0' * 32}-1 is missing"):
+    with pytest.raises(DamagedError, match=f"{'0' * 32}-1 is missing"):
         pool.objects.open(key)
     assert not pool.objects.is_whole(key)
 
@@ -246,7 +246,7 @@ def test_a_missing_object_is_damage(pool: Pool) -> None:
 def test_an_object_of_another_size_is_damage(pool: Pool) -> None:
     (key,) = pool.put(DATA)
     os.truncate(pool.objects.path(key), 10)
-    with pytest.raises(Damaged, match="wrong size"):
+    with pytest.raises(DamagedError, match="wrong size"):
         pool.objects.open(key)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from layerstore.errors import InvalidContent, LimitExceeded, StoreError
+from layerstore.errors import InvalidContentError, LimitExceededError, StoreError
 from layerstore.limits import Limits
 from layerstore.oci import documents
 from layerstore.oci.images import SourceImage
@@ -131,7 +131,7 @@ def test_a_directory_takes_the_place_of_an_earlier_file(tmp_path: Path) -> None:
     path.write_bytes(tar([*files.items(), ("a.tar", None)]))
     with (
         open_images(path, spool=tmp_path, limits=LIMITS) as source,
-        pytest.raises(InvalidContent, match=r"names a\.tar, which is missing"),
+        pytest.raises(InvalidContentError, match=r"names a\.tar, which is missing"),
     ):
         source.images()
 
@@ -149,7 +149,7 @@ def test_an_unpacked_archive_is_read_only_inside(tmp_path: Path) -> None:
         root = write_files(tmp_path / f"unpacked {len(name)}", files)
         with (
             open_images(root, spool=tmp_path, limits=LIMITS) as source,
-            pytest.raises(InvalidContent, match="which is missing"),
+            pytest.raises(InvalidContentError, match="which is missing"),
         ):
             source.images()
 
@@ -160,7 +160,7 @@ def test_a_config_named_by_its_digest_is_checked(tmp_path: Path) -> None:
     good = single(["a", "b"], {name: data, "a": A, "b": B}, Config=name)
     assert images(tmp_path, good)[0][0].config == data
     bad = {**good, name: data.replace(b"linux", b"linus")}
-    with pytest.raises(InvalidContent, match="is damaged or forged"):
+    with pytest.raises(InvalidContentError, match="is damaged or forged"):
         images(tmp_path, bad)
 
 
@@ -205,12 +205,12 @@ def test_a_layout_that_lists_nothing_does_not_count(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("data", [b"null", b"[]"])
 def test_an_archive_of_no_images_is_refused(tmp_path: Path, data: bytes) -> None:
-    with pytest.raises(InvalidContent, match=r"^manifest\.json: it lists no image$"):
+    with pytest.raises(InvalidContentError, match=r"^manifest\.json: it lists no image$"):
         images(tmp_path, {"manifest.json": data})
 
 
 def test_an_archive_without_a_manifest_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidContent, match="it is no archive of images"):
+    with pytest.raises(InvalidContentError, match="it is no archive of images"):
         images(tmp_path, {"config.json": b"{}", "layer.tar": A})
 
 
@@ -230,19 +230,23 @@ def test_an_archive_without_a_manifest_is_refused(tmp_path: Path) -> None:
 def test_a_layer_that_is_not_in_the_archive_is_named(
     tmp_path: Path, layers: list[str], more: Files, reason: str
 ) -> None:
-    with pytest.raises(InvalidContent, match=reason):
+    with pytest.raises(InvalidContentError, match=reason):
         images(tmp_path, single(layers, more))
 
 
 @pytest.mark.parametrize("name", ["App:1", "a b", "../x", "x:\n", "-", "a:" + "t" * 200])
 def test_a_name_that_no_image_can_have_is_refused(tmp_path: Path, name: str) -> None:
     files = single(["a", "b"], {"a": A, "b": B}, [name])
-    with pytest.raises(InvalidContent, match=r"^manifest\.json: [^\n]+ is not a name of an image$"):
+    with pytest.raises(
+        InvalidContentError, match=r"^manifest\.json: [^\n]+ is not a name of an image$"
+    ):
         images(tmp_path, files)
 
 
 def test_a_mistake_in_the_manifest_is_named_by_its_place(tmp_path: Path) -> None:
-    with pytest.raises(InvalidContent, match=r"manifest\.json: .* at `\$\.items\[0\]\.Layers`"):
+    with pytest.raises(
+        InvalidContentError, match=r"manifest\.json: .* at `\$\.items\[0\]\.Layers`"
+    ):
         images(tmp_path, single(["a"], {}, Layers="a"))
 
 
@@ -312,13 +316,13 @@ def test_old_images_are_asked_for_like_new_ones(tmp_path: Path) -> None:
     ],
 )
 def test_old_images_that_are_wrong_are_refused(tmp_path: Path, files: Files, reason: str) -> None:
-    with pytest.raises(InvalidContent, match=reason):
+    with pytest.raises(InvalidContentError, match=reason):
         images(tmp_path, files)
 
 
 def test_parents_in_a_circle_end(tmp_path: Path) -> None:
     files = legacy(parent=TOP)
-    with pytest.raises(LimitExceeded, match="a circle of parents"):
+    with pytest.raises(LimitExceededError, match="a circle of parents"):
         images(tmp_path, files)
 
 

@@ -7,10 +7,10 @@ import pytest
 import referencing.jsonschema
 
 from layerstore import digest
-from layerstore.errors import InvalidContent, LimitExceeded
+from layerstore.errors import InvalidContentError, LimitExceededError
 from layerstore.limits import Limits
 from layerstore.oci import documents
-from layerstore.oci.documents import Descriptor, History, Index, Manifest, NotAnImage, Platform
+from layerstore.oci.documents import Descriptor, History, Index, Manifest, NotAnImageError, Platform
 from tests.support.archives import CONFIG, INDEX, LAYER, MANIFEST, as_json, config, layer
 
 LIMITS = Limits()
@@ -41,7 +41,7 @@ def parse(document: object, media_type: str | None = None) -> Manifest | Index:
 
 
 def refusal(document: object, media_type: str | None = None) -> str:
-    with pytest.raises(InvalidContent) as refused:
+    with pytest.raises(InvalidContentError) as refused:
         parse(document, media_type)
     assert "\n" not in str(refused.value)
     return str(refused.value)
@@ -182,7 +182,7 @@ def test_reasons_are_told() -> None:
     ],
 )
 def test_what_is_in_order_but_no_image_is_told_apart(document: object) -> None:
-    with pytest.raises(NotAnImage):
+    with pytest.raises(NotAnImageError):
         parse(document)
 
 
@@ -192,20 +192,20 @@ def test_what_is_in_order_but_no_image_is_told_apart(document: object) -> None:
     ids=range(9),
 )
 def test_what_is_no_document_is_refused(data: bytes) -> None:
-    with pytest.raises(InvalidContent, match=r"^it: [^\n]+$"):
+    with pytest.raises(InvalidContentError, match=r"^it: [^\n]+$"):
         documents.parse_document(data, "it", LIMITS)
 
 
 def test_large_documents_are_refused_and_the_option_named() -> None:
-    with pytest.raises(LimitExceeded, match="--limit document=N"):
+    with pytest.raises(LimitExceededError, match="--limit document=N"):
         documents.parse_document(as_json(manifest()), "it", Limits(document=50))
-    with pytest.raises(LimitExceeded, match="--limit layers=N"):
+    with pytest.raises(LimitExceededError, match="--limit layers=N"):
         documents.parse_document(as_json(manifest()), "it", Limits(layers=1))
 
 
 def test_an_index_belongs_where_an_index_belongs() -> None:
     assert len(documents.parse_index(as_json(index()), "it", LIMITS).manifests) == 1
-    with pytest.raises(InvalidContent, match="a manifest where an index belongs"):
+    with pytest.raises(InvalidContentError, match="a manifest where an index belongs"):
         documents.parse_index(as_json(manifest()), "it", LIMITS)
 
 
@@ -243,7 +243,7 @@ def test_a_config_may_have_nulls() -> None:
     ],
 )
 def test_a_config_that_is_none_is_refused(document: object, reason: str) -> None:
-    with pytest.raises(InvalidContent) as refused:
+    with pytest.raises(InvalidContentError) as refused:
         parse_config(document)
     assert reason in str(refused.value)
 
@@ -251,9 +251,9 @@ def test_a_config_that_is_none_is_refused(document: object, reason: str) -> None
 def test_a_config_names_as_many_layers_as_there_are() -> None:
     found = parse_config(config(TAR, TAR))
     documents.check_layers(2, found, "it")
-    with pytest.raises(InvalidContent, match="3 layers, but its config names 2"):
+    with pytest.raises(InvalidContentError, match="3 layers, but its config names 2"):
         documents.check_layers(3, found, "it")
-    with pytest.raises(LimitExceeded):
+    with pytest.raises(LimitExceededError):
         documents.parse_config(as_json(config(TAR, TAR)), "it", Limits(layers=1))
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from layerstore import digest
 from layerstore.digest import VerifyingReader
-from layerstore.errors import InvalidContent, LimitExceeded, StoreError
+from layerstore.errors import InvalidContentError, LimitExceededError, StoreError
 from layerstore.limits import Limits
 from layerstore.oci import platforms
-from layerstore.oci.documents import NotAnImage
+from layerstore.oci.documents import NotAnImageError
 from layerstore.oci.images import SourceImage
 from layerstore.oci.sources import open_images
 from tests.support.archives import (
@@ -272,12 +272,12 @@ def test_a_layout_with_nothing_but_other_things_says_what_they_are(read: Read) -
     chart = "application/vnd.cncf.helm.config.v1+json"
     document = {"schemaVersion": 2, "config": layout.blob(b"{}", chart), "layers": []}
     layout.listed = [layout.blob(as_json(document), MANIFEST)]
-    with pytest.raises(NotAnImage, match=re.escape(chart)):
+    with pytest.raises(NotAnImageError, match=re.escape(chart)):
         read(layout)
 
 
 def test_a_layout_with_nothing_in_it_is_refused(read: Read) -> None:
-    with pytest.raises(NotAnImage, match="lists no image"):
+    with pytest.raises(NotAnImageError, match="lists no image"):
         read(Layout())
 
 
@@ -290,7 +290,7 @@ def test_a_manifest_with_other_bytes_is_refused(read: Read) -> None:
     data = layout.files["blobs/sha256/" + layout.listed[0]["digest"][7:]]
     assert isinstance(data, bytes)
     layout.replace(layout.listed[0], data.replace(b"schemaVersion", b"schemaversion"))
-    with pytest.raises(InvalidContent, match=r"^sha256:\w+ is damaged or forged"):
+    with pytest.raises(InvalidContentError, match=r"^sha256:\w+ is damaged or forged"):
         read(layout)
 
 
@@ -299,7 +299,7 @@ def test_a_config_with_other_bytes_is_refused(read: Read) -> None:
     layout.listed = [layout.manifest(A)]
     changed = as_json(config(A)).replace(b"linux", b"linus")
     layout.replace({"digest": sha256(as_json(config(A)))}, changed)
-    with pytest.raises(InvalidContent, match="is damaged or forged"):
+    with pytest.raises(InvalidContentError, match="is damaged or forged"):
         read(layout)
 
 
@@ -307,7 +307,9 @@ def test_a_blob_of_another_size_is_refused_before_it_is_read(read: Read) -> None
     layout = Layout()
     layout.listed = [layout.manifest(A)]
     layout.replace({"digest": sha256(A)}, A + b"more")
-    with pytest.raises(InvalidContent, match=f"has {len(A) + 4} bytes, not the {len(A)} it claims"):
+    with pytest.raises(
+        InvalidContentError, match=f"has {len(A) + 4} bytes, not the {len(A)} it claims"
+    ):
         read(layout)
 
 
@@ -316,7 +318,7 @@ def test_a_missing_blob_is_named(read: Read, missing: bytes) -> None:
     layout = Layout()
     layout.listed = [layout.manifest(A)]
     layout.remove({"digest": sha256(missing)})
-    with pytest.raises(InvalidContent, match=f"^the blob {sha256(missing)} is missing$"):
+    with pytest.raises(InvalidContentError, match=f"^the blob {sha256(missing)} is missing$"):
         read(layout)
 
 
@@ -324,7 +326,7 @@ def test_a_missing_manifest_is_named(read: Read) -> None:
     layout = Layout()
     layout.listed = [layout.manifest(A)]
     layout.remove(layout.listed[0])
-    with pytest.raises(InvalidContent, match="is missing"):
+    with pytest.raises(InvalidContentError, match="is missing"):
         read(layout)
 
 
@@ -338,7 +340,7 @@ def test_a_layer_to_be_had_elsewhere_is_told_apart(read: Read) -> None:
     }
     layout.listed = [layout.blob(as_json(document), MANIFEST)]
     layout.remove(foreign)
-    with pytest.raises(InvalidContent, match="is to be had elsewhere"):
+    with pytest.raises(InvalidContentError, match="is to be had elsewhere"):
         read(layout)
 
 
@@ -350,21 +352,21 @@ def test_a_config_with_another_number_of_layers_is_refused(read: Read) -> None:
         "layers": [layout.blob(A, LAYER)],
     }
     layout.listed = [layout.blob(as_json(document), MANIFEST)]
-    with pytest.raises(InvalidContent, match="1 layers, but its config names 2"):
+    with pytest.raises(InvalidContentError, match="1 layers, but its config names 2"):
         read(layout)
 
 
 def test_an_index_called_a_manifest_is_refused(read: Read) -> None:
     layout = Layout()
     layout.listed = [{**layout.index(layout.manifest(A)), "mediaType": MANIFEST}]
-    with pytest.raises(InvalidContent, match="is an index, but said to be"):
+    with pytest.raises(InvalidContentError, match="is an index, but said to be"):
         read(layout)
 
 
 def test_a_manifest_called_an_index_is_refused(read: Read) -> None:
     layout = Layout()
     layout.listed = [{**layout.manifest(A), "mediaType": INDEX}]
-    with pytest.raises(InvalidContent, match="is a manifest, but said to be"):
+    with pytest.raises(InvalidContentError, match="is a manifest, but said to be"):
         read(layout)
 
 
@@ -383,7 +385,7 @@ def test_indexes_that_are_nested_too_deep_are_refused(read: Read) -> None:
     for _ in range(10):
         here = layout.index(here)
     layout.listed = [here]
-    with pytest.raises(InvalidContent, match="nested more than 8 deep"):
+    with pytest.raises(InvalidContentError, match="nested more than 8 deep"):
         read(layout)
 
 
@@ -399,7 +401,7 @@ def test_an_index_that_is_listed_again_and_again_is_followed_once(read: Read) ->
 def test_a_huge_manifest_is_not_read(read: Read) -> None:
     layout = Layout()
     layout.listed = [layout.blob(bytes(LIMITS.document + 1), MANIFEST)]
-    with pytest.raises(LimitExceeded, match="--limit document=N"):
+    with pytest.raises(LimitExceededError, match="--limit document=N"):
         read(layout)
 
 
@@ -407,7 +409,7 @@ def test_a_layout_of_another_version_is_refused(read: Read) -> None:
     layout = Layout()
     layout.listed = [layout.manifest(A)]
     layout.files["oci-layout"] = as_json({"imageLayoutVersion": "2.0.0"})
-    with pytest.raises(InvalidContent, match=r"oci-layout: version 2\.0\.0"):
+    with pytest.raises(InvalidContentError, match=r"oci-layout: version 2\.0\.0"):
         read(layout)
 
 
@@ -433,7 +435,7 @@ def test_a_fifo_for_a_blob_is_no_blob(tmp_path: Path) -> None:
         (image,) = source.images()
         blob.unlink()
         os.mkfifo(blob)
-        with pytest.raises(InvalidContent, match="is not a regular file any more"):
+        with pytest.raises(InvalidContentError, match="is not a regular file any more"):
             image.layers[0].open()
-        with pytest.raises(InvalidContent, match="is missing"):
+        with pytest.raises(InvalidContentError, match="is missing"):
             source.images()

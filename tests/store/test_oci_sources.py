@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from layerstore.errors import InvalidContent, LimitExceeded, StoreError
+from layerstore.errors import InvalidContentError, LimitExceededError, StoreError
 from layerstore.limits import Limits
 from layerstore.oci.images import SourceLayer
 from layerstore.oci.sources import Kind, classify, open_images
@@ -159,7 +159,7 @@ def test_a_tar_without_padding_or_end_is_a_layer() -> None:
     ],
 )
 def test_what_is_no_tar_is_refused(data: bytes, reason: str) -> None:
-    with pytest.raises(InvalidContent, match=reason):
+    with pytest.raises(InvalidContentError, match=reason):
         kind(data)
 
 
@@ -167,13 +167,13 @@ def test_a_beginning_without_end_is_not_looked_at_forever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("layerstore.oci.streams._REMEMBERED_MAX", 1 << 16)
-    with pytest.raises(InvalidContent, match="no entry of an archive yet"):
+    with pytest.raises(InvalidContentError, match="no entry of an archive yet"):
         classify(Rewindable(io.BytesIO(gzip.compress(b"") * (1 << 13))), LIMITS)
     roots = tar([("./", None)] * 100)
     assert kind(roots) is Kind.LAYER
     entry = tarfile.TarInfo("x")
     entry.pax_headers = {"comment": "c" * 5000}
-    with pytest.raises(LimitExceeded, match="--limit header=N"):
+    with pytest.raises(LimitExceededError, match="--limit header=N"):
         kind(entry.tobuf(tarfile.PAX_FORMAT), Limits(header=4000))
 
 
@@ -219,7 +219,7 @@ def test_what_is_neither_file_nor_directory_is_refused_at_once(tmp_path: Path) -
 
 
 def test_a_tree_has_no_images(tmp_path: Path) -> None:
-    with pytest.raises(InvalidContent, match="it is no archive of images"):
+    with pytest.raises(InvalidContentError, match="it is no archive of images"):
         open_images(tmp_path, spool=tmp_path, limits=LIMITS)
 
 
@@ -269,9 +269,9 @@ def test_a_plain_file_is_not_copied(tmp_path: Path) -> None:
 def test_what_is_spooled_is_limited_and_leaves_nothing(tmp_path: Path, spool: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     bomb = gzip.compress(archived() + bytes(1 << 20))
-    with pytest.raises(LimitExceeded, match="--limit bytes=N"):
+    with pytest.raises(LimitExceededError, match="--limit bytes=N"):
         open_images(Rewindable(io.BytesIO(bomb)), spool=spool, limits=Limits(bytes=1 << 20))
-    with pytest.raises(InvalidContent, match="cut off"):
+    with pytest.raises(InvalidContentError, match="cut off"):
         open_images(Rewindable(io.BytesIO(bomb[:-100])), spool=spool, limits=LIMITS)
     assert os.listdir(spool) == []
     assert len(os.listdir("/proc/self/fd")) == before
@@ -285,13 +285,13 @@ def test_nothing_stays_open(tmp_path: Path, spool: Path) -> None:
     layers_of(path, spool)
     classify(path, LIMITS)
     classify(layout, LIMITS)
-    with pytest.raises(InvalidContent):
+    with pytest.raises(InvalidContentError):
         open_images(layout, spool=spool, limits=LIMITS)
     path.write_bytes(A)
-    with pytest.raises(InvalidContent):
+    with pytest.raises(InvalidContentError):
         open_images(path, spool=spool, limits=LIMITS)
     path.write_bytes(A[:700])
-    with pytest.raises(InvalidContent):
+    with pytest.raises(InvalidContentError):
         open_images(path, spool=spool, limits=LIMITS)
     assert os.listdir("/proc/self/fd") == before
 
@@ -334,7 +334,7 @@ def test_a_file_that_becomes_shorter_is_noticed(tmp_path: Path, spool: Path) -> 
         source.images()[0].layers[1].open() as reader,
     ):
         os.truncate(path, 512)
-        with pytest.raises(InvalidContent, match="became shorter while it was read"):
+        with pytest.raises(InvalidContentError, match="became shorter while it was read"):
             reader.read()
 
 
@@ -366,7 +366,7 @@ def test_a_broken_archive_is_refused_with_the_entry(
 ) -> None:
     path = tmp_path / "archive"
     path.write_bytes(data)
-    with pytest.raises(InvalidContent, match=reason):
+    with pytest.raises(InvalidContentError, match=reason):
         open_images(path, spool=tmp_path, limits=LIMITS)
 
 
@@ -391,7 +391,7 @@ def test_an_archive_of_too_many_entries_is_refused(
     monkeypatch.setattr("layerstore.oci.files._MEMBERS_MAX", 1000)
     path = tmp_path / "archive"
     path.write_bytes(raw_entry("manifest.json") * 1001)
-    with pytest.raises(InvalidContent, match="more than 1000 entries"):
+    with pytest.raises(InvalidContentError, match="more than 1000 entries"):
         open_images(path, spool=tmp_path, limits=LIMITS)
 
 
@@ -412,7 +412,7 @@ def test_names_of_any_bytes_are_in_the_way_of_nothing(tmp_path: Path) -> None:
 def test_a_mark_of_the_wrong_form_is_refused(tmp_path: Path) -> None:
     files = {"oci-layout": as_json({"imageLayoutVersion": 1}), "index.json": b"{}"}
     root = write_files(tmp_path / "layout", files)
-    with pytest.raises(InvalidContent, match=r"oci-layout: .*imageLayoutVersion"):
+    with pytest.raises(InvalidContentError, match=r"oci-layout: .*imageLayoutVersion"):
         open_images(root, spool=tmp_path, limits=LIMITS)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import digest
-from layerstore.errors import InvalidContent, StoreError
+from layerstore.errors import InvalidContentError, StoreError
 from layerstore.limits import Limits
 from layerstore.oci import documents, writer
 from layerstore.oci.documents import OCI_LAYER, Descriptor, Platform
@@ -174,9 +174,9 @@ def broken(chunks: list[bytes]) -> OutputImage:
 @pytest.mark.parametrize("chunks", [[], [A[:-1]], [A, b"x"], [A[:-1], b"x"]])
 def test_damage_is_not_passed_on(tmp_path: Path, chunks: list[bytes]) -> None:
     for write in (archive, docker_archive):
-        with pytest.raises(InvalidContent, match=digest.of_bytes(A)):
+        with pytest.raises(InvalidContentError, match=digest.of_bytes(A)):
             write([broken(chunks)])
-    with pytest.raises(InvalidContent, match=digest.of_bytes(A)):
+    with pytest.raises(InvalidContentError, match=digest.of_bytes(A)):
         writer.write_layout(tmp_path / "out", [broken(chunks)])
     assert os.listdir(tmp_path) == []
 
@@ -214,7 +214,7 @@ def test_a_layer_of_more_than_8_gib_has_a_header_that_others_read() -> None:
     huge = Blob(digest.of_bytes(b"huge"), size, lambda: iter([]))
     good = image(A)
     out = Counted()
-    with pytest.raises(InvalidContent, match="ends after 0 of"):
+    with pytest.raises(InvalidContentError, match="ends after 0 of"):
         writer.write_docker_archive(out, [OutputImage((), b"", good.config, (huge,))])  # type: ignore[arg-type]
     with tarfile.open(fileobj=io.BytesIO(out.head), mode="r|") as tar:
         last = [tar.next(), tar.next(), tar.next()][-1]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerstore import recipe
-from layerstore.errors import Damaged
+from layerstore.errors import DamagedError
 from layerstore.recipe import RecipeWriter
 
 NUMBERS = st.integers(0, (1 << 62) - 1)
@@ -82,7 +82,7 @@ RECORDS_READ: list[Record] = [b"literal" * 9, (1, 2, 3), b"x", (1 << 40, 0, 9), 
 def test_wherever_a_recipe_is_cut_off_it_is_damaged() -> None:
     data = written(RECORDS_READ)
     for end in range(len(data)):
-        with pytest.raises(Damaged, match="truncated"):
+        with pytest.raises(DamagedError, match="truncated"):
             read(data[:end])
 
 
@@ -94,7 +94,7 @@ def test_whichever_bit_of_a_recipe_is_wrong_it_is_damaged() -> None:
             wrong[at] ^= 1 << bit
             try:
                 found = read(bytes(wrong))
-            except Damaged:
+            except DamagedError:
                 continue
             # Some bits of the header of a zstd stream say nothing of the content.
             assert joined(found) == joined(RECORDS_READ)
@@ -108,5 +108,5 @@ def test_a_stream_of_something_else_is_damaged(records: bytes) -> None:
     writer = RecipeWriter(file)
     writer._put(records)
     writer.finish()
-    with pytest.raises(Damaged, match="a recipe"):
+    with pytest.raises(DamagedError, match="a recipe"):
         read(file.getvalue())

@@ -13,7 +13,7 @@ import pytest
 from layerstore import leases
 from layerstore.adding import add_layer
 from layerstore.digest import of_bytes
-from layerstore.errors import Damaged, StoreError
+from layerstore.errors import DamagedError, StoreError
 from layerstore.ingest import Claim
 from layerstore.limits import Limits
 from layerstore.oci.documents import History
@@ -203,7 +203,7 @@ def test_layers_stay_open_when_the_store_is_closed(store: StoreBuilder, four: Fo
 @pytest.mark.usefixtures("nothing_left_open")
 def test_one_layer_that_does_not_open_closes_the_others(repository: Repository, four: Four) -> None:
     Path(repository.paths.layer(four.here.layers[1]), "index.sqlite").unlink()
-    with pytest.raises(Damaged, match=f"layer {four.here.layers[1]} is damaged"):
+    with pytest.raises(DamagedError, match=f"layer {four.here.layers[1]} is damaged"):
         repository.open_layers(four.here)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from layerstore.errors import Damaged, StoreError
+from layerstore.errors import DamagedError, StoreError
 from layerstore.layer import VERIFIED_AT_OPEN, StoredLayer
 from layerstore.repository import Repository
 from tests.support import tars
@@ -235,7 +235,7 @@ def test_a_layer_without_a_whole_index_does_not_open(
 ) -> None:
     place.index.chmod(0o600)
     damage(place.index)
-    with pytest.raises(Damaged, match=r"layer sha256:[0-9a-f]{64} is damaged: its index"):
+    with pytest.raises(DamagedError, match=r"layer sha256:[0-9a-f]{64} is damaged: its index"):
         place.opened()
 
 
@@ -251,7 +251,7 @@ def test_whatever_bits_of_an_index_are_wrong_a_layer_says_so_or_says_something(
         for _ in range(3):
             damaged[chance.randrange(100, len(content))] ^= 1 << chance.randrange(8)
         place.index.write_bytes(damaged)
-        with contextlib.suppress(OSError, Damaged), place.opened() as layer:
+        with contextlib.suppress(OSError, DamagedError), place.opened() as layer:
             everything(layer, layer.root(), 4)
 
 

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerstore import tarformat, tarstream
-from layerstore.errors import InvalidContent
+from layerstore.errors import InvalidContentError
 from layerstore.index import ROOT, Index
 from layerstore.indexwriter import IndexWriter
 from layerstore.limits import Limits
@@ -181,7 +181,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 def accepted(stream: bytes) -> Recorder | None:
     try:
         return recorded(stream, LIMITS)
-    except InvalidContent:
+    except InvalidContentError:
         return None
 
 
@@ -275,7 +275,7 @@ def test_whatever_is_taken_up_is_a_tree(tmp_path: Path, campaign: int) -> None:
             index = Index(path)
             check_index(index)
             index.close()
-        except InvalidContent:
+        except InvalidContentError:
             writer.close(keep=False)
         finally:
             os.unlink(path)

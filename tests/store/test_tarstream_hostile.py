@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import paths
-from layerstore.errors import InvalidContent, LimitExceeded
+from layerstore.errors import InvalidContentError, LimitExceededError
 from layerstore.ingest import Claim, ingest
 from layerstore.layer import StoredLayer
 from layerstore.limits import Limits
@@ -80,7 +80,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def refuse(store: Store, stream: bytes, match: str, limits: Limits | None = None) -> None:
     before = store.files()
-    with pytest.raises(InvalidContent, match=match) as caught:
+    with pytest.raises(InvalidContentError, match=match) as caught:
         store.take(stream, limits)
     assert "\n" not in str(caught.value)
     assert store.files() == before
@@ -335,7 +335,7 @@ def test_a_sparse_map_counts_as_a_header(store: Store) -> None:
     pieces = {at * 2: b"x" for at in range(10_000)}
     for sparse in (gnu_sparse("evil", pieces, 1 << 20), pax_sparse("evil", pieces, 1 << 20, "1.0")):
         recorded(tar(sparse))
-        with pytest.raises(LimitExceeded, match="--limit header=N"):
+        with pytest.raises(LimitExceededError, match="--limit header=N"):
             store.take(tar(sparse), Limits(header=1 << 14))
 
 
@@ -352,7 +352,7 @@ def test_a_tar_cut_off_is_a_shorter_tar_or_refused(store: Store) -> None:
         if length in right:
             recorded(whole[:length])
         else:
-            with pytest.raises(InvalidContent, match="truncated"):
+            with pytest.raises(InvalidContentError, match="truncated"):
                 recorded(whole[:length])
     refuse(store, whole[: content - 1], r"entry 1 \(a\).*truncated")
 
@@ -473,7 +473,7 @@ def test_a_checksum_of_signed_bytes_is_right() -> None:
     block = header(b"0", name)
     told = sum(block[:148] + block[156:]) + 8 * 32
     assert recorded(tar(file(name, checksum=told - 512))).only.path == name
-    with pytest.raises(InvalidContent, match="checksum"):
+    with pytest.raises(InvalidContentError, match="checksum"):
         recorded(tar(file(name, checksum=told - 256)))
 
 

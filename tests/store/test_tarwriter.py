@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from layerstore import tarstream
-from layerstore.errors import InvalidContent, StoreError
+from layerstore.errors import InvalidContentError, StoreError
 from layerstore.limits import Limits
 from layerstore.tarstream import TarEntry
 from layerstore.tarwriter import Member, write
@@ -459,7 +459,7 @@ def test_nothing_stays_open_when_the_reader_leaves(tmp_path: Path) -> None:
     ],
 )
 def test_what_no_tar_can_say_is_an_error_that_names_it(member: Member, text: str) -> None:
-    with pytest.raises(InvalidContent) as raised:
+    with pytest.raises(InvalidContentError) as raised:
         pack(member)
     assert str(raised.value) == text
 

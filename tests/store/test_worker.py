@@ -13,7 +13,7 @@ import pytest
 from layerstore import importing, leases, worker
 from layerstore.adding import Wanted
 from layerstore.digest import Digest, of_bytes
-from layerstore.errors import InvalidContent, LimitExceeded, StoreError
+from layerstore.errors import InvalidContentError, LimitExceededError, StoreError
 from layerstore.importing import Options, import_path
 from layerstore.ingest import Ingested, Tell
 from layerstore.limits import Limits
@@ -82,7 +82,7 @@ def test_what_is_wrong_there_is_raised_here(
     repository: Repository, reader: Callable[[bytes], ExtentReader]
 ) -> None:
     with Worker(repository) as process:
-        with reader(TARS[0][:2000]) as source, pytest.raises(InvalidContent, match=r"\(one\)"):
+        with reader(TARS[0][:2000]) as source, pytest.raises(InvalidContentError, match=r"\(one\)"):
             process.add(source, wanted(TARS[0]), nothing)
         # It goes on with the next.
         with reader(TARS[1]) as source:
@@ -97,7 +97,7 @@ def test_limits_hold_there(
         Repository(str(store.path), limits=Limits(bytes=100)) as repository,
         Worker(repository) as process,
         reader(TARS[0]) as source,
-        pytest.raises(LimitExceeded, match="--limit bytes=N"),
+        pytest.raises(LimitExceededError, match="--limit bytes=N"),
     ):
         process.add(source, wanted(TARS[0]), nothing)
 
@@ -162,7 +162,7 @@ def test_a_bad_layer_that_a_worker_reads_leaves_no_image(
     monkeypatch.setattr(importing, "_LARGE", 1)
     monkeypatch.setattr(importing, "_AT_ONCE", 2)
     with Repository(str(directory / "other"), limits=Limits(bytes=8000)) as other:
-        with pytest.raises(LimitExceeded, match="layer sha256:"):
+        with pytest.raises(LimitExceededError, match="layer sha256:"):
             import_path(other, archive, Options())
         assert other.images() == []
         assert os.listdir(other.paths.temporary) == []

@@ -97,7 +97,7 @@ class Recorder:
 
 
 def recorded(stream: bytes, limits: Limits | None = None) -> Recorder:
-    """What *stream* is read as. Raises InvalidContent."""
+    """What *stream* is read as. Raises InvalidContentError."""
     recorder = Recorder()
     tarstream.read(io.BytesIO(stream), recorder, limits or Limits())
     return recorder
