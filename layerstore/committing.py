@@ -24,7 +24,7 @@ from unionfs.layers import markers
 from unionfs.layers.base import Layer
 from unionfs.layers.directory import DirectoryLayer
 from unionfs.layers.markers import Dialects
-from unionfs.workdir import require_free
+from unionfs.workdir import held
 
 _EPOCH: Final = "SOURCE_DATE_EPOCH"
 _EPOCH_DIGITS: Final = 11
@@ -73,7 +73,8 @@ def commit(
     left_out: list[bytes] = []
     with contextlib.ExitStack() as stack:
         lower = _opened(stack, repository, onto)
-        require_free(os.fsencode(upper))
+        # What is mounted meanwhile would change below us.
+        stack.enter_context(held(os.fsencode(upper)))
         changes, index = open_upper(stack, upper, work, userxattr=userxattr)
         pieces = pack.pack_changes(lower, changes, left_out.append, index=index)
         image = _with_layer(repository, onto, len(onto.layers), pieces, about, progress)

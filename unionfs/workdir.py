@@ -211,13 +211,23 @@ class WorkDirectory:
             os.rmdir(probe, dir_fd=self._root.descriptor)
 
 
-def require_free(upper: bytes) -> None:
-    """Check that no mount has the upper directory, at this moment. Raises OSError, BusyError."""
+@contextlib.contextmanager
+def held(upper: bytes) -> Iterator[None]:
+    """Have the upper directory for the block, so that no mount begins. Raises OSError, BusyError
+    if one has it.
+    """
     descriptor = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _lock(descriptor, upper)
+        yield
     finally:
         os.close(descriptor)
+
+
+def require_free(upper: bytes) -> None:
+    """Check that no mount has the upper directory, at this moment. Raises OSError, BusyError."""
+    with held(upper):
+        pass
 
 
 def _lock(descriptor: int, path: bytes) -> None:

@@ -19,6 +19,7 @@ from layerstore import layertar
 from layerstore.committing import About, Made, commit, squash
 from layerstore.digest import Digest
 from layerstore.errors import StoreError
+from layerstore.ingest import Tell
 from layerstore.oci.documents import History, Platform, make_config
 from layerstore.repository import Image, Repository
 from tests.store.trees import names, shown
@@ -26,6 +27,7 @@ from tests.support import tars
 from tests.support.layers import WHITEOUT, Directory, File, HardLink, Node, Tree, build, opaque
 from tests.support.stores import StoreBuilder
 from unionfs.model import BusyError
+from unionfs.workdir import require_free
 
 pytestmark = pytest.mark.usefixtures("nothing_left_open")
 
@@ -100,6 +102,24 @@ def test_a_commit_shows_the_changes_on_its_image(
     with opened(repository, made.image) as files:
         assert files == {"d/b": b"b", "d/n": b"new", "c": b"again"}
     assert repository.find("base:1") == base
+
+
+def test_no_mount_of_the_upper_begins_during_a_commit(
+    repository: Repository, base: Image, upper: Upper
+) -> None:
+    refused = []
+
+    class Watcher:
+        def begin(self, what: str, total: int | None) -> Tell:
+            with pytest.raises(BusyError) as error:
+                require_free(os.fsencode(upper.path))
+            refused.append(str(error.value))
+            return lambda count: None
+
+    build(upper.path, {"n": "new"})
+    commit(repository, upper.path, base, About(), Watcher())
+    assert refused == [f"{upper.path} is in use by another mount: unmount that one first"]
+    require_free(os.fsencode(upper.path))
 
 
 def test_a_commit_without_changes_is_one_more_layer_without_entries(
