@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from layerstore import tarformat
 from layerstore.digest import Reader, VerifyingReader
-from layerstore.errors import InvalidContentError
+from layerstore.errors import InvalidContentError, LimitExceededError
 from layerstore.limits import Limits
 from layerstore.oci import lenient, tarscan
 from layerstore.oci.documents import Descriptor
@@ -74,10 +74,18 @@ class Archive:
             raise
 
     def _scan(self, limits: Limits) -> None:
+        named = 0
         for count, member in enumerate(tarscan.members(tarscan.FileTape(self._descriptor), limits)):
             if count == _MEMBERS_MAX:
                 raise InvalidContentError(
                     f"more than {_MEMBERS_MAX} entries: not an archive of images"
+                )
+            # Files are asked for by names that stand in documents.
+            named += len(member.name) + len(member.link)
+            if named > limits.document:
+                raise LimitExceededError(
+                    f"names of more than {limits.document} bytes;"
+                    " allow more with --limit document=N"
                 )
             name = _inside(_text(member.name))
             if name is None:

@@ -20,7 +20,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 def check_size(size: int, what: str, limits: Limits) -> None:
-    """Raise LimitExceededError if a document called *what*, of *size* bytes, is too large to read."""
+    """Raise LimitExceededError if *size* bytes are too much for a document called *what*."""
     if size > limits.document:
         raise LimitExceededError(
             f"{what}: {size} bytes are more than the {limits.document} that a document may have;"

@@ -135,6 +135,8 @@ def members(tape: Tape, limits: Limits) -> Iterator[Member]:
                 extended.records[key] = text.partition(b"\0")[0]
             else:
                 member = _member(header, extended.records, tape.at)
+                _check_name(member.name, limits)
+                _check_name(member.link, limits)
                 extended = _Extended()
                 yield member
                 tape.skip(member.size)
@@ -157,6 +159,17 @@ def _member(header: tarformat.Header, records: dict[bytes, bytes], offset: int) 
         header.kind == tarformat.GNU_SPARSE
         or any(key.startswith(b"GNU.sparse.") for key in records),
     )
+
+
+def _check_name(name: bytes, limits: Limits) -> None:
+    if len(name) > limits.path:
+        raise LimitExceededError(
+            f"a path of more than {limits.path} bytes; allow more with --limit path=N"
+        )
+    if name.count(b"/") > limits.depth:
+        raise LimitExceededError(
+            f"deeper than {limits.depth} directories; allow more with --limit depth=N"
+        )
 
 
 def _metadata(tape: Tape, size: int, extended: _Extended, limits: Limits) -> bytes:

@@ -395,6 +395,28 @@ def test_an_archive_of_too_many_entries_is_refused(
         open_images(path, spool=tmp_path, limits=LIMITS)
 
 
+@pytest.mark.parametrize("entry", ["name", "target"])
+def test_names_in_an_archive_are_limited_like_those_in_a_layer(tmp_path: Path, entry: str) -> None:
+    path = tmp_path / "archive"
+
+    def refusal(name: str, limits: Limits) -> str:
+        files = {name: A} if entry == "name" else {"link": Link(name)}
+        path.write_bytes(tar(files) + archived())
+        with pytest.raises(LimitExceededError) as refused:
+            open_images(path, spool=tmp_path, limits=limits)
+        return str(refused.value)
+
+    assert "--limit path=N" in refusal("x" * 300, Limits(path=299))
+    assert "--limit depth=N" in refusal("x/" * 20 + "x", Limits(depth=19))
+
+
+def test_names_in_an_archive_are_no_more_than_documents_could_ask_for(tmp_path: Path) -> None:
+    path = tmp_path / "archive"
+    path.write_bytes(b"".join(raw_entry(f"{number:0100}") for number in range(11)))
+    with pytest.raises(LimitExceededError, match="--limit document=N"):
+        open_images(path, spool=tmp_path, limits=Limits(document=1000))
+
+
 def test_an_extended_header_is_about_one_entry(tmp_path: Path) -> None:
     path = tmp_path / "archive"
     path.write_bytes(tar({"x" * 300: b"x"})[: 4 * 512] + archived())
