@@ -8,6 +8,7 @@ taken whatever its platform, unless another was asked for.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -32,7 +33,7 @@ from layerstore.oci.streams import Content
 INDEX: Final = "index.json"
 MARK: Final = "oci-layout"
 _NESTING_MAX: Final = 8
-_MANIFESTS_MAX: Final = 1 << 16
+_LISTED_MAX: Final = 1 << 16
 
 REFERENCE: Final = "org.opencontainers.image.ref.name"
 FULL_NAME: Final = "io.containerd.image.name"
@@ -87,6 +88,7 @@ class Layout:
         self._blobs: Final = blobs
         self._limits: Final = limits
         self._known: Final[dict[Digest, Index]] = {}
+        self._platforms: Final[dict[Digest, Platform | None]] = {}
 
     @property
     def is_empty(self) -> bool:
@@ -123,19 +125,29 @@ class Layout:
     # What is listed
 
     def _leaves(self) -> list[_Leaf]:
-        leaves: list[_Leaf] = []
-        for top in self._index.manifests:
-            for leaf in self._below(top, top, None, set(), 0):
-                if len(leaves) == _MANIFESTS_MAX:
-                    raise InvalidContentError(f"more than {_MANIFESTS_MAX} manifests are listed")
-                leaves.append(leaf)
+        visits = itertools.count()
+        leaves = [
+            leaf
+            for top in self._index.manifests
+            for leaf in self._below(top, top, None, set(), 0, visits)
+        ]
         if not leaves:
             raise NotAnImageError("it lists no image")
         return leaves
 
     def _below(
-        self, here: Descriptor, top: Descriptor, above: Platform | None, seen: set[str], depth: int
+        self,
+        here: Descriptor,
+        top: Descriptor,
+        above: Platform | None,
+        seen: set[str],
+        depth: int,
+        visits: Iterator[int],
     ) -> Iterator[_Leaf]:
+        # Of the same index each name has its own leaves, so what is listed may be far more than
+        # what the documents take.
+        if next(visits) == _LISTED_MAX:
+            raise InvalidContentError(f"more than {_LISTED_MAX} manifests are listed")
         if here.digest in seen or _is_attestation(here):
             return
         seen.add(here.digest)
@@ -151,7 +163,7 @@ class Layout:
             if depth and self._blobs.find(here) is None:
                 return
             for below in self._index_of(here).manifests:
-                yield from self._below(below, top, platform, seen, depth + 1)
+                yield from self._below(below, top, platform, seen, depth + 1, visits)
         # Anything else is to be ignored (image-spec, image-index.md, "manifests").
 
     # Which of them
@@ -174,10 +186,16 @@ class Layout:
         """What it runs on, by the index or else by its config; None if nobody says."""
         if leaf.platform is not None:
             return leaf.platform
-        if self._blobs.find(leaf.descriptor) is None:
+        known = leaf.descriptor.digest
+        if known not in self._platforms:
+            self._platforms[known] = self._platform_of_config(leaf.descriptor)
+        return self._platforms[known]
+
+    def _platform_of_config(self, descriptor: Descriptor) -> Platform | None:
+        if self._blobs.find(descriptor) is None:
             return None
         try:
-            manifest = self._manifest(leaf.descriptor, self._read(leaf.descriptor))
+            manifest = self._manifest(descriptor, self._read(descriptor))
         except NotAnImageError:
             return None
         return self._config(manifest, self._read(manifest.config)).platform

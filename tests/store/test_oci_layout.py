@@ -398,6 +398,19 @@ def test_an_index_that_is_listed_again_and_again_is_followed_once(read: Read) ->
     assert content(read(layout)[0]) == [A]
 
 
+@pytest.mark.parametrize("media_type", [MANIFEST, "application/x-ignored"])
+def test_what_an_index_lists_under_many_names_is_bounded(read: Read, media_type: str) -> None:
+    layout = Layout()
+    leaves = [
+        {"mediaType": media_type, "digest": f"sha256:{number:064}", "size": 1}
+        for number in range(400)
+    ]
+    here = layout.index(*leaves)
+    layout.listed = [{**here, "annotations": tagged(str(number))} for number in range(200)]
+    with pytest.raises(InvalidContentError, match="more than 65536 manifests are listed"):
+        read(layout)
+
+
 def test_a_huge_manifest_is_not_read(read: Read) -> None:
     layout = Layout()
     layout.listed = [layout.blob(bytes(LIMITS.document + 1), MANIFEST)]
