@@ -40,6 +40,9 @@ LAYERS: Final = frozenset(
     for compression in compressions
 )
 
+_STEPS_OF_LAYER: Final = 16
+"""Most steps of a history make no layer, but there are not many more of them than layers."""
+
 _Digest = Annotated[Digest, Meta(pattern=digest.PATTERN)]
 _DiffID = Annotated[Digest, Meta(pattern=digest.SHA256_PATTERN)]
 _Size = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
@@ -167,12 +170,16 @@ def parse_index(data: bytes, what: str, limits: Limits) -> Index:
 
 
 def parse_config(data: bytes, what: str, limits: Limits) -> ImageConfig:
-    """Read a config, called *what* in messages. Raises InvalidContentError."""
+    """Read a config, called *what* in messages.
+
+    Raises InvalidContentError (LimitExceededError for its size, its layers or its history).
+    """
     document = lenient.decode(data, what, limits)
     if "rootfs" not in lenient.keys(document, what):
         raise InvalidContentError(
             f"{what}: no rootfs: it is the config of something else than an image"
         )
+    _check_history(document, what, limits)
     config = lenient.convert(document, ImageConfig, what)
     if config.rootfs.type not in ("layers", ""):
         raise InvalidContentError(f"{what}: a rootfs of another type than layers")
@@ -298,3 +305,14 @@ def _check_number_of_layers(number: int, what: str, limits: Limits) -> None:
             f"{what}: {number} layers are more than {limits.layers};"
             " allow more with --limit layers=N"
         )
+
+
+def _check_history(document: dict[str, object], what: str, limits: Limits) -> None:
+    # Before it is converted: a step of two bytes takes a hundred times as much in memory.
+    most = _STEPS_OF_LAYER * limits.layers
+    for key, value in document.items():
+        if key.casefold() == "history" and isinstance(value, list) and len(value) > most:
+            raise LimitExceededError(
+                f"{what}: a history of {len(value)} steps, where {most} are allowed;"
+                " allow more with --limit layers=N"
+            )

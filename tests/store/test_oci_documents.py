@@ -257,6 +257,17 @@ def test_a_config_names_as_many_layers_as_there_are() -> None:
         documents.parse_config(as_json(config(TAR, TAR)), "it", Limits(layers=1))
 
 
+@pytest.mark.parametrize("key", ["history", "History"])
+def test_a_history_may_be_longer_than_the_layers_but_not_endless(key: str) -> None:
+    def steps(number: int) -> bytes:
+        return as_json({**config(), key: [{}] * number})
+
+    limits = Limits(layers=2)
+    assert len(documents.parse_config(steps(32), "it", limits).history) == 32
+    with pytest.raises(LimitExceededError, match="33 steps, where 32 are allowed"):
+        documents.parse_config(steps(33), "it", limits)
+
+
 # What we write
 
 
