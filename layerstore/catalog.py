@@ -80,7 +80,8 @@ class Catalog:
     """The catalog at a path, made if it is not there; several processes may use it.
 
     All methods raise DamagedError if it can't be read, StoreError if others have it locked for a
-    minute, OSError. A document leaves it only if it has the digest that it is kept under.
+    minute, OSError. A document leaves it only if it has the digest that it is kept under; a blob's
+    name, by which files are removed, only if it is a digest.
     """
 
     def __init__(self, path: str) -> None:
@@ -218,12 +219,12 @@ class Catalog:
 
     def blobs(self) -> list[BlobRow]:
         """All that were kept."""
-        return [BlobRow(*row) for row in self._run("SELECT * FROM blob ORDER BY blob")]
+        return [_named(BlobRow(*row)) for row in self._run("SELECT * FROM blob ORDER BY blob")]
 
     def blobs_of(self, diff_id: str) -> list[BlobRow]:
         """Those that hold a layer."""
         rows = self._run("SELECT * FROM blob WHERE diff_id = ? ORDER BY blob", (diff_id,))
-        return [BlobRow(*row) for row in rows]
+        return [_named(BlobRow(*row)) for row in rows]
 
     # For who checks it
 
@@ -255,4 +256,14 @@ def _whole(row: ImageRow) -> ImageRow:
             f"the config of image {row.image} is damaged: import the image again, or see"
             " layerstore check"
         )
+    return row
+
+
+def _named(row: BlobRow) -> BlobRow:
+    for name in (row.blob, row.diff_id):
+        if not digest.is_sha256(name):
+            raise DamagedError(
+                f"the catalog is damaged: it has a blob called {name!r}, which is no digest"
+                f"{_REMEDY}"
+            )
     return row

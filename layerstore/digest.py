@@ -22,6 +22,7 @@ SHA256_PATTERN: Final = r"\Asha256:[0-9a-f]{64}\Z"
 """What the digest of a layer's tar (its diff ID) looks like."""
 
 _DIGEST: Final = re.compile(PATTERN)
+_SHA256: Final = re.compile(SHA256_PATTERN)
 _SHOWN: Final = 160
 
 
@@ -38,6 +39,11 @@ def parse(text: str) -> Digest:
     if not _DIGEST.match(text):
         raise InvalidContentError(f"{text[:_SHOWN]!r} is not a sha256 or sha512 digest")
     return Digest(text)
+
+
+def is_sha256(text: str) -> bool:
+    """Whether *text* is a sha256 digest: all that a store calls its own things by."""
+    return _SHA256.match(text) is not None
 
 
 def algorithm(digest: Digest) -> str:

@@ -20,8 +20,8 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from layerstore import durable, leases
-from layerstore.errors import StoreError
+from layerstore import digest, durable, leases
+from layerstore.errors import DamagedError, StoreError
 from layerstore.objects import Objects
 from unionfs import syscalls
 
@@ -46,16 +46,23 @@ class Paths:
         self.turns: Final = f"{root}/turns"
 
     def layer(self, diff_id: str) -> str:
-        """The directory of a layer, whose digest is a valid one."""
-        return f"{self.layers}/{diff_id.partition(':')[2]}"
+        """The directory of a layer. Raises DamagedError for what is no sha256 digest."""
+        return f"{self.layers}/{_digits(diff_id)}"
 
     def mark(self, diff_id: str) -> str:
         """The file that is there if a layer is known to be damaged: it is to be added again."""
         return f"{self.layer(diff_id)}/damaged"
 
-    def blob(self, digest: str) -> str:
-        """The file of a kept blob, whose digest is a valid one."""
-        return f"{self.blobs}/{digest.partition(':')[2]}"
+    def blob(self, blob: str) -> str:
+        """The file of a kept blob. Raises DamagedError for what is no sha256 digest."""
+        return f"{self.blobs}/{_digits(blob)}"
+
+
+def _digits(name: str) -> str:
+    """What may stand in a path: nothing else keeps what is written and removed in the store."""
+    if not digest.is_sha256(name):
+        raise DamagedError(f"{name!r} is no sha256 digest, so nothing in the store is called so")
+    return name.partition(":")[2]
 
 
 def default() -> str:

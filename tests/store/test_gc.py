@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import gc, layertar, leases
+from layerstore.catalog import BlobRow
 from layerstore.errors import DamagedError
 from layerstore.gc import Amount
 from layerstore.keyset import KeySet
@@ -116,6 +117,22 @@ def test_a_blob_that_nobody_knows_goes(store: StoreBuilder) -> None:
             repository.catalog.remove_blob(row.blob)
     assert collect(store) == {"blobs": 1}
     assert os.listdir(store.path / "blobs") == []
+
+
+@pytest.mark.parametrize("row", [("sha256:../../victim", None), (None, "sha256:../../victim")])
+def test_what_a_damaged_catalog_calls_a_blob_is_not_removed(
+    store: StoreBuilder, row: tuple[str | None, str | None]
+) -> None:
+    diff_id = store.layer(tar(file("a", b"a")))
+    victim = store.path.parent / "victim"
+    victim.touch()
+    with store.opened() as repository:
+        blob, of = (name or diff_id for name in row)
+        repository.catalog.add_blob(BlobRow(blob, of, "gzip", 1))
+        with pytest.raises(DamagedError, match=r"'sha256:../../victim', which is no digest"):
+            gc.plan(repository)
+    assert victim.exists()
+    assert tars(store)
 
 
 def test_temporaries_of_the_dead_go_and_those_of_the_living_stay(store: StoreBuilder) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from layerstore import paths
-from layerstore.errors import StoreError
+from layerstore.errors import DamagedError, StoreError
 
 FORMAT = b"layerstore 1\n"
+DIGITS = "0f" * 32
 
 
 def test_a_store_is_made_on_first_use_for_its_owner_only(tmp_path: Path) -> None:
@@ -95,8 +96,27 @@ def test_a_file_is_no_store(tmp_path: Path) -> None:
 
 def test_layers_and_blobs_are_called_by_their_digits(tmp_path: Path) -> None:
     made = paths.Paths("/store")
-    assert made.layer("sha256:00ff") == "/store/layers/00ff"
-    assert made.blob("sha256:00ff") == "/store/blobs/00ff"
+    assert made.layer(f"sha256:{DIGITS}") == f"/store/layers/{DIGITS}"
+    assert made.blob(f"sha256:{DIGITS}") == f"/store/blobs/{DIGITS}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sha256:../../victim",
+        "sha256:",
+        "sha256:/etc/passwd",
+        "sha256:00ff",
+        f"sha256:{DIGITS}\n",
+        f"sha256:{DIGITS.upper()}",
+        DIGITS,
+    ],
+)
+def test_what_is_no_digest_leads_nowhere(name: str) -> None:
+    made = paths.Paths("/store")
+    for path in (made.layer, made.mark, made.blob):
+        with pytest.raises(DamagedError, match="is no sha256 digest"):
+            path(name)
 
 
 # Which one
