@@ -14,7 +14,7 @@ class InvalidContentError(StoreError):
 
 
 class LimitExceededError(InvalidContentError):
-    """Within the rules, but more than this store takes; the text names the option that raises it."""
+    """Within the rules, but more than this store takes; the text names the option for more."""
 
 
 class DamagedError(StoreError):

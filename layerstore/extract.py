@@ -20,8 +20,6 @@ from typing import Final
 from layerstore import changes, durable
 from layerstore.errors import StoreError, shown
 from layerstore.ingest import Tell
-from layerstore.layer import VERIFIED_AT_OPEN, StoredLayer
-from layerstore.objects import has_hash
 from layerstore.progress import Nobody, Progress
 from layerstore.view import View, ViewNode
 from unionfs.copyup import copy_content
@@ -269,12 +267,6 @@ def _copy(content: Source, target: int, size: int) -> None:
         copy_content(descriptor, target, size)
     finally:
         os.close(descriptor)
-    # Smaller ones were looked at when they were opened.
-    if size > VERIFIED_AT_OPEN and isinstance(layer, StoredLayer):
-        key = layer.index.inode(entry.handle).key
-        if key is not None and not has_hash(target, key):
-            what = f"layer {layer.identity}: object {key.name}"
-            raise OSError(errno.EIO, f"{what} is damaged; see layerstore check")
 
 
 def _give(target: int | bytes, uid: int, gid: int) -> bool:

@@ -26,8 +26,8 @@ _BLOCK: Final = 4096
 # No device of the host has a number of so many bits.
 _DEVICE: Final = 1 << 62
 _DEVICE_DIGITS: Final = 12
-VERIFIED_AT_OPEN: Final = 1 << 24
-"""Bytes of the largest content that is hashed when it is first opened; that takes milliseconds."""
+_SOON_READ: Final = 1 << 22
+"""Bytes that are read and hashed in a millisecond, the kernel having them."""
 
 
 class StoredLayer:
@@ -134,8 +134,12 @@ class StoredLayer:
                 raise
         return descriptor
 
+    def opens_slowly(self, entry: Entry) -> bool:
+        return entry.attributes.st_size > _SOON_READ and not self._verified[entry.handle]
+
     def _verify(self, inode: int, descriptor: int, key: Key) -> None:
-        if not self._verified[inode] and key.size <= VERIFIED_AT_OPEN:
+        """When a content is first opened, all of it is read: nothing wrong is ever given out."""
+        if not self._verified[inode]:
             if not has_hash(descriptor, key):
                 raise DamagedError(f"object {key.name} is damaged; see layerstore check")
             self._verified[inode] = 1

@@ -25,7 +25,7 @@ from unionfs.layers.markers import Dialects
 from unionfs.layers.places import Place
 from unionfs.model import NAME_MAX, Caller
 from unionfs.nodes import Node, OpenDirectory, OpenFile
-from unionfs.tree import Status, Tree
+from unionfs.tree import Status, Tree, open_source
 from unionfs.upper import Upper
 
 _log: Final = logging.getLogger(__name__)
@@ -442,12 +442,18 @@ class Filesystem:
             if flags & os.O_TRUNC and not privileged:
                 _drop_privileges(descriptor)
         else:
-            source = self._tree.content(node)
-            if source is node.upper:
-                descriptor = self._tree.open_upper(node, os.O_RDONLY)
-            else:
-                descriptor = source.layer.open(source.entry)
+            descriptor = await self._open_to_read(node)
         return self._opened(node, descriptor, writable)
+
+    async def _open_to_read(self, node: Node) -> int:
+        source = self._tree.content(node)
+        if source is not node.upper:
+            descriptor = await open_source(source)
+            if self._tree.content(node) is source:
+                return descriptor
+            # It was brought to the upper meanwhile.
+            os.close(descriptor)
+        return self._tree.open_upper(node, os.O_RDONLY)
 
     def read(self, handle: int, offset: int, size: int) -> bytes:
         """Up to *size* bytes at *offset*."""

@@ -35,6 +35,17 @@ class Status(NamedTuple):
     blocks: int
 
 
+async def open_source(source: Source) -> int:
+    """A descriptor for reading what a layer has of a regular file; the caller closes it.
+
+    Where that takes long it is done in another thread; see :meth:`Layer.opens_slowly`.
+    """
+    _, layer, entry = source
+    if layer.opens_slowly(entry):
+        return await trio.to_thread.run_sync(layer.open, entry)
+    return layer.open(entry)
+
+
 class Tree:
     """Layers, base first, with an upper or without (then every change gives EROFS)."""
 
@@ -391,8 +402,7 @@ class Tree:
         size = whole if size is None else min(size, whole)
         if size < whole:
             wanted = replace(wanted, cut_ns=time.time_ns())
-        _, layer, entry = self.content(node)
-        descriptor = layer.open(entry)
+        descriptor = await open_source(self.content(node))
         try:
             if size == 0:
                 return copyup.copy_regular(self.upper, scratch, descriptor, 0, wanted)
@@ -406,9 +416,8 @@ class Tree:
         """Give a metacopy file in the upper its content."""
         assert node.upper is not None
         place: Place = node.upper.entry.handle
+        source_fd = await open_source(self.content(node))
         status = places.status(place)
-        _, layer, entry = self.content(node)
-        source_fd = layer.open(entry)
         try:
             if status.st_nlink == 1 and [name.in_upper for name in node.names] == [True]:
                 await self._replace_metacopy(node, source_fd, status)

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from layerstore.errors import DamagedError, StoreError
-from layerstore.layer import VERIFIED_AT_OPEN, StoredLayer
+from layerstore.layer import StoredLayer
 from layerstore.repository import Repository
 from tests.support import tars
 from tests.support.stores import StoreBuilder
 from unionfs.model import Entry
 
-LARGE = b"x" * (VERIFIED_AT_OPEN + 1)
+LARGE = b"x" * (5 << 20)
 TAR = tars.tar(
     tars.directory("d"),
     tars.xattrs({"user.a": b"1"}),
@@ -106,15 +106,20 @@ def test_a_content_is_verified_when_it_is_first_opened_and_not_again(place: Plac
             read(layer, b"d", b"other")
 
 
-def test_of_a_large_content_the_size_is_verified(
+def test_a_large_content_is_verified_and_may_be_in_another_thread(
     store: StoreBuilder, repository: Repository
 ) -> None:
-    place = Place(repository, store.layer(tars.tar(tars.file("large", LARGE))))
+    place = Place(repository, store.layer(tars.tar(tars.file("large", LARGE), tars.file("small"))))
     with place.opened() as layer:
+        large, small = entry(layer, b"large"), entry(layer, b"small")
+        assert (layer.opens_slowly(large), layer.opens_slowly(small)) == (True, False)
         path = place.object(layer, b"large")
-        os.truncate(path, VERIFIED_AT_OPEN)
+        path.write_bytes(LARGE[:-1] + b"?")
         with input_output_error():
             read(layer, b"large")
+        path.write_bytes(LARGE)
+        assert read(layer, b"large") == LARGE
+        assert not layer.opens_slowly(large)
 
 
 @pytest.mark.parametrize("path", [(), (b"d",), (b"link",)])

@@ -382,4 +382,4 @@ def test_what_is_accepted_is_what_tarfile_reads(campaign: int) -> None:
             compared += compare(stream, read)
 
     run()
-    assert compared > EXAMPLES // 2
+    assert compared > EXAMPLES // 3

@@ -125,6 +125,9 @@ class MemoryLayer:
         finally:
             os.close(writable)
 
+    def opens_slowly(self, entry: Entry) -> bool:
+        return False
+
     def origin(self, entry: Entry) -> bytes | None:
         return None
 

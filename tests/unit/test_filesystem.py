@@ -22,6 +22,8 @@ from tests.unit.unions import ROOT, Union, in_trio
 from unionfs import copyup, syscalls
 from unionfs.driver.operations import UnionOperations
 from unionfs.filesystem import Changes
+from unionfs.layers.directory import DirectoryLayer
+from unionfs.model import Entry
 from unionfs.owners import Owners
 from unionfs.upper import Upper
 
@@ -151,6 +153,35 @@ async def test_a_descriptor_reads_what_is_written_later(make: Make, gate: Gate) 
     await union.unlink("d/file")
     assert union.filesystem.read(reader, 0, 3) == b"new"
     union.filesystem.release(reader)
+
+
+@in_trio
+async def test_a_file_copied_up_while_its_content_is_verified_is_read_from_the_upper(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    union = make({"file": BIG})
+    verified, opened, slow = threading.Event(), DirectoryLayer.open, iter([True])
+
+    def held(layer: DirectoryLayer, entry: Entry) -> int:
+        if threading.current_thread() is not threading.main_thread():
+            assert verified.wait(SECONDS)
+        return opened(layer, entry)
+
+    monkeypatch.setattr(DirectoryLayer, "opens_slowly", lambda *_: next(slow, False))
+    monkeypatch.setattr(DirectoryLayer, "open", held)
+    readers: list[int] = []
+
+    async def read() -> None:
+        readers.append(await union.open_file("file"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await wait_all_tasks_blocked()
+        assert readers == []
+        await union.write("file", "new")
+        verified.set()
+    assert union.filesystem.read(readers[0], 0, 3) == b"new"
+    union.filesystem.release(readers[0])
 
 
 @in_trio

@@ -98,7 +98,17 @@ class Layer(Protocol):
         ...
 
     def open(self, entry: Entry) -> int:
-        """A descriptor for reading a regular file; the caller closes it."""
+        """A descriptor for reading a regular file; the caller closes it.
+
+        What is known to be other than the layer's content is never given: EIO.
+        """
+        ...
+
+    def opens_slowly(self, entry: Entry) -> bool:
+        """Whether ``open`` would read all of a large file first, to verify it.
+
+        Then ``open`` may be called in another thread, so that nobody else has to wait.
+        """
         ...
 
     def origin(self, entry: Entry) -> bytes | None:

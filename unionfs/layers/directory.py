@@ -167,6 +167,10 @@ class DirectoryLayer:
             raise
         return descriptor
 
+    def opens_slowly(self, entry: Entry) -> bool:
+        """No: nobody can say what a directory of the host should hold."""
+        return False
+
     def origin(self, entry: Entry) -> bytes | None:
         place: Place = entry.handle
         try:
