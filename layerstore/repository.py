@@ -110,7 +110,7 @@ class Repository:
             raise StoreError(f"layer {diff_id} is not in the store") from None
         except DamagedError as error:
             raise DamagedError(
-                f"layer {diff_id} is damaged: {error}; see layerstore check, or import it again"
+                f"layer {diff_id} is damaged: {error}; see layerstore check"
             ) from error
 
     @contextlib.contextmanager
