@@ -52,7 +52,7 @@ class Options:
 @dataclass(frozen=True, slots=True)
 class Imported:
     """An image that was imported. new: layers that were not in the store. left_out: paths of
-    sockets, which no layer can have.
+    sockets, which no layer can have, and of the store itself.
     """
 
     image: Image
@@ -266,7 +266,11 @@ def _import_tree(
 ) -> Imported:
     left_out: list[bytes] = []
     with contextlib.closing(DirectoryLayer(os.fsencode(path))) as layer:
-        pieces = pack.pack_tree(layer, left_out.append)
+        root = os.stat(repository.paths.root)
+        store = (root.st_dev, root.st_ino)
+        if store in layer.lineage:
+            raise StoreError(f"{path} is in the store itself: name another directory")
+        pieces = pack.pack_tree(layer, left_out.append, without=store)
         imported = _import_layer(repository, PieceReader(pieces), None, options, progress)
     return Imported(imported.image, imported.new, left_out)
 

@@ -33,14 +33,18 @@ LeftOut = Callable[[bytes], None]
 """Called with the path of each socket: no tar can hold one, and a layer goes on without it."""
 
 
-def pack_tree(layer: Layer, left_out: LeftOut) -> Iterator[bytes]:
+def pack_tree(
+    layer: Layer, left_out: LeftOut, *, without: tuple[int, int] | None = None
+) -> Iterator[bytes]:
     """The layer tar of all that *layer* says, the root included, whiteouts and opaque marks too.
+
+    without: device and inode number of a directory that is left out, and told to *left_out*.
 
     Yields pieces of the tar. Raises StoreError for what means something only on other layers (a
     directory that overlayfs has renamed, a metacopy file) or can't be in a layer (a name beginning
     ``.wh.``), and whatever :func:`layerstore.tarwriter.write` raises.
     """
-    return tarwriter.write(_tree(layer, left_out))
+    return tarwriter.write(_tree(layer, left_out, without))
 
 
 def pack_changes(
@@ -67,13 +71,17 @@ def _pack(base: View | None, whole: View, left_out: LeftOut) -> Iterator[bytes]:
     return tarwriter.write(_Difference(base, whole, left_out).members())
 
 
-def _tree(layer: Layer, left_out: LeftOut) -> Iterator[Member]:
-    names = _Names()
-    for node in View([layer]).walk():
-        entry = node.stack[0].entry
-        if node.is_socket:
+def _tree(layer: Layer, left_out: LeftOut, without: tuple[int, int] | None) -> Iterator[Member]:
+    def is_left_out(node: ViewNode) -> bool:
+        attributes = node.attributes
+        found = node.is_socket or (attributes.st_dev, attributes.st_ino) == without
+        if found:
             left_out(node.path)
-            continue
+        return found
+
+    names = _Names()
+    for node in View([layer]).walk(without=is_left_out):
+        entry = node.stack[0].entry
         _require_whole(layer, node)
         if not entry.implied:
             yield from _node(node, names)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from layerstore.errors import StoreError
@@ -188,14 +188,24 @@ class View:
         for _, layer, entry in directory.stack:
             layer.forget(entry)
 
-    def walk(self, start: ViewNode | None = None) -> Iterator[ViewNode]:
-        """*start* (the root, if None) and all below it: a directory, then its names, sorted."""
+    def walk(
+        self,
+        start: ViewNode | None = None,
+        *,
+        without: Callable[[ViewNode], bool] | None = None,
+    ) -> Iterator[ViewNode]:
+        """*start* (the root, if None) and all below it: a directory, then its names, sorted.
+
+        without: asked for each; those for which it answers true are passed by with all below them.
+        """
         first = self.root() if start is None else start
         levels = [iter([first])]
         while levels:
             node = next(levels[-1], None)
             if node is None:
                 levels.pop()
+                continue
+            if without is not None and without(node):
                 continue
             yield node
             if node.is_directory:

@@ -96,6 +96,6 @@ def warn(line: str) -> None:
 
 
 def warn_left_out(paths: Iterable[bytes]) -> None:
-    """Tell that sockets were left out."""
+    """Tell what was left out of a layer."""
     for path in paths:
-        warn(f"left out, as a layer can't have sockets: {shown(b'/' + path)}")
+        warn(f"left out: {shown(b'/' + path)} (no layer has a socket, or the store itself, in it)")

@@ -376,6 +376,24 @@ def test_a_directory_becomes_an_image(repository: Repository, tmp_path: Path) ->
     assert again.image.id == found.image.id
 
 
+def test_a_directory_comes_in_without_the_store_that_is_in_it(
+    repository: Repository, directory: Path
+) -> None:
+    (directory / "file").write_bytes(b"content")
+    (found,) = imported(repository, directory, "root:1")
+    assert found.left_out == [b"store"]
+    (layer,) = repository.open_layers(found.image)
+    assert list(layer.listing(layer.root())) == [b"file"]
+    layer.close()
+
+
+@pytest.mark.parametrize("inside", ["", "objects"])
+def test_no_part_of_the_store_comes_in(repository: Repository, inside: str) -> None:
+    with pytest.raises(StoreError, match="is in the store itself"):
+        imported(repository, Path(repository.paths.root, inside))
+    assert repository.images() == []
+
+
 def test_from_one_layer_nothing_is_chosen(repository: Repository, tmp_path: Path) -> None:
     (tmp_path / "layer").write_bytes(A)
     (tmp_path / "tree").mkdir()
