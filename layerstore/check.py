@@ -20,8 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from layerstore import damage, leases, names, proof
+from layerstore import damage, digest, leases, names, proof
 from layerstore.catalog import BlobRow, ManifestRow
+from layerstore.digest import Digest
 from layerstore.errors import DamagedError, InvalidContentError
 from layerstore.index import ROOT, Index
 from layerstore.ingest import INDEX, RECIPE, Tell
@@ -129,11 +130,27 @@ class _Catalog:
     def _manifests(self) -> Iterator[Finding]:
         for row in self._repository.catalog.all_manifests():
             try:
-                _check_manifest(row)
+                self._check_manifest(row)
             except InvalidContentError as error:
                 damage.set_manifest_aside(self._repository, row)
                 title = self._titles.get(row.image, row.image)
                 yield Finding(Kind.MANIFEST, row.manifest, str(error), images=(title,))
+
+    def _check_manifest(self, row: ManifestRow) -> None:
+        damage.check_digest(row.manifest, row.content)
+        manifest = parse_document(row.content, damage.NOT_CLEAR, UNLIMITED)
+        if not isinstance(manifest, Manifest) or not self._is(row.image, manifest.config.digest):
+            raise InvalidContentError("is not of the image that it is kept for")
+
+    def _is(self, image: str, config: Digest) -> bool:
+        """Whether the config of an image has a digest, of whatever algorithm."""
+        if digest.is_sha256(config):
+            return config == image
+        if image not in self._layers:
+            # It is damaged, a finding of its own, and has no other digests to tell.
+            return True
+        row = self._repository.catalog.image(image)
+        return row is None or digest.of_bytes(row.config, digest.algorithm(config)) == config
 
     def missing_layers(self) -> Iterator[Finding]:
         """Those that images have and the store has not."""
@@ -156,13 +173,6 @@ class _Catalog:
             for image, has in self._layers.items()
             if not set(has).isdisjoint(layers) and (among is None or image in among)
         )
-
-
-def _check_manifest(row: ManifestRow) -> None:
-    damage.check_digest(row.manifest, row.content)
-    manifest = parse_document(row.content, damage.NOT_CLEAR, UNLIMITED)
-    if not isinstance(manifest, Manifest) or manifest.config.digest != row.image:
-        raise InvalidContentError("is not of the image that it is kept for")
 
 
 # Layers and their contents
@@ -332,8 +342,7 @@ def _blob_problem(path: str, row: BlobRow, tell: Tell) -> str | None:
 
 def _foreign_files(repository: Repository) -> Iterator[Finding]:
     paths = repository.paths
-    directories = {paths.layers, paths.objects, paths.blobs, paths.damaged, paths.temporary}
-    known = _OF_STORE | {os.path.basename(path) for path in directories}
+    known = _OF_STORE | {os.path.basename(path) for path in paths.directories}
     yield from _others(paths.root, "", known.__contains__)
     yield from _others(paths.layers, "layers/", _is_sha256)
     for diff_id in repository.layers():

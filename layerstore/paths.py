@@ -18,6 +18,7 @@ A directory is complete once it is in ``layers``: what it needs was on disk befo
 from __future__ import annotations
 
 import os
+import stat
 from typing import Final
 
 from layerstore import digest, durable, leases
@@ -44,6 +45,13 @@ class Paths:
         self.temporary: Final = f"{root}/tmp"
         self.lock: Final = f"{root}/lock"
         self.turns: Final = f"{root}/turns"
+        self.directories: Final = (
+            self.layers,
+            self.objects,
+            self.blobs,
+            self.damaged,
+            self.temporary,
+        )
 
     def layer(self, diff_id: str) -> str:
         """The directory of a layer. Raises DamagedError for what is no sha256 digest."""
@@ -92,10 +100,12 @@ def exists(root: str) -> bool:
 def opened(root: str, *, create: bool = True) -> Paths:
     """The store at *root*, made if there is none and *create* says so.
 
-    Raises StoreError: it is another version's, no store, or not there; OSError.
+    Raises StoreError: it is another version's or another user's, no store, or not there;
+    DamagedError, OSError.
     """
     paths = Paths(os.path.realpath(root))
     try:
+        _require_own(paths.root)
         with open(f"{paths.root}/{_FORMAT}", "rb") as file:
             version = file.read(64)
     except FileNotFoundError:
@@ -104,21 +114,42 @@ def opened(root: str, *, create: bool = True) -> Paths:
         _create(paths)
         return paths
     except PermissionError:
-        raise StoreError(
-            f"the store at {root} is another user's; name one of yours with --store or"
-            f" ${ENVIRONMENT}"
-        ) from None
+        raise _not_ours(root) from None
     if version != _VERSION:
         raise StoreError(
             f"the store at {root} has format {version.decode('ascii', 'replace').strip()!r}, and"
             f" this program knows {_VERSION.decode().strip()!r} only: use the one that made it"
         )
+    for directory in paths.directories:
+        if not _is_directory(directory):
+            raise DamagedError(f"{directory} is no directory: put back the one that was there")
     return paths
+
+
+def _require_own(root: str) -> None:
+    """Refuse what another user can change: it is not only read, but written and removed."""
+    if os.stat(root).st_uid != os.geteuid():
+        raise _not_ours(root)
+
+
+def _not_ours(root: str) -> StoreError:
+    return StoreError(
+        f"the store at {root} is another user's; name one of yours with --store or ${ENVIRONMENT}"
+    )
+
+
+def _is_directory(path: str) -> bool:
+    try:
+        # A link would lead what is swept and collected out of the store.
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _create(paths: Paths) -> None:
     """Make an empty store, unless somebody else just has."""
     os.makedirs(paths.root, 0o700, exist_ok=True)
+    _require_own(paths.root)
     with leases.alone_in(paths.root):
         if not exists(paths.root):
             _fill(paths)
@@ -126,12 +157,11 @@ def _create(paths: Paths) -> None:
 
 def _fill(paths: Paths) -> None:
     """Make what is in an empty store; ``format`` comes last and says that all is there."""
-    directories = (paths.layers, paths.objects, paths.blobs, paths.damaged, paths.temporary)
-    known = {os.path.basename(path) for path in directories} | {f"{_FORMAT}.new"}
+    known = {os.path.basename(path) for path in paths.directories} | {f"{_FORMAT}.new"}
     if set(os.listdir(paths.root)) - known:
         raise StoreError(f"{paths.root} is not empty and no layer store: name another directory")
     os.chmod(paths.root, 0o700)
-    for path in directories:
+    for path in paths.directories:
         os.makedirs(path, 0o700, exist_ok=True)
     Objects.create(paths.objects)
     durable.sync_directory(paths.objects)

@@ -81,6 +81,30 @@ def test_a_store_is_not_made_unless_asked_for(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("made", [True, False])
+def test_a_store_of_another_user_is_refused_even_to_root(tmp_path: Path, made: bool) -> None:
+    root = tmp_path / "store"
+    root.mkdir()
+    if made:
+        paths.opened(str(root))
+    os.chown(root, 1000, 1000)
+    with pytest.raises(StoreError, match=r"the store at .*/store is another user's; name one of"):
+        paths.opened(str(root))
+    assert paths.exists(str(root)) == made
+
+
+@pytest.mark.parametrize("name", ["layers", "objects", "blobs", "damaged", "tmp"])
+def test_a_directory_of_a_store_is_no_link(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "store"
+    paths.opened(str(root))
+    (root / name).rename(tmp_path / "elsewhere")
+    with pytest.raises(DamagedError, match=f"store/{name} is no directory"):
+        paths.opened(str(root))
+    (root / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DamagedError, match=f"store/{name} is no directory"):
+        paths.opened(str(root))
+
+
 @pytest.mark.parametrize("version", [b"layerstore 2\n", b"", b"layerstore 1", b"\xff" * 100])
 def test_a_store_of_another_version_is_refused(tmp_path: Path, version: bytes) -> None:
     (tmp_path / "format").write_bytes(version)
