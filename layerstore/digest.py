@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from typing import Final, NewType, Protocol
 
 from layerstore.errors import InvalidContentError
@@ -56,9 +57,17 @@ def encoded(digest: Digest) -> str:
     return digest.partition(":")[2]
 
 
-def of_bytes(data: bytes) -> Digest:
-    """The sha256 digest of *data*."""
-    return Digest("sha256:" + hashlib.sha256(data).hexdigest())
+def of_bytes(data: bytes, algorithm: str = "sha256") -> Digest:
+    """The digest of *data*."""
+    return of_pieces((data,), algorithm)
+
+
+def of_pieces(pieces: Iterable[bytes], algorithm: str = "sha256") -> Digest:
+    """The digest of *pieces* one after the other."""
+    found = hashlib.new(algorithm)
+    for piece in pieces:
+        found.update(piece)
+    return Digest(f"{algorithm}:{found.hexdigest()}")
 
 
 class Check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import enum
 import functools
 import os
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from layerstore import durable, layertar
+from layerstore import digest, durable, layertar
 from layerstore.compression import Compression, compress
 from layerstore.digest import Digest, HashingReader
 from layerstore.errors import DamagedError, InvalidContentError, StoreError
@@ -225,29 +226,29 @@ class _Blobs:
 
     def _known_manifests(self, image: Image) -> list[tuple[bytes, Manifest]]:
         found = []
-        for digest, content in self._repository.catalog.manifests(image.id):
-            manifest = documents.parse_document(content, f"manifest {digest}", UNLIMITED)
+        for name, content in self._repository.catalog.manifests(image.id):
+            manifest = documents.parse_document(content, f"manifest {name}", UNLIMITED)
             if isinstance(manifest, Manifest):
                 found.append((content, manifest))
         return found
 
     def _as_they_came(self, image: Image, manifest: Manifest) -> tuple[Blob, ...] | None:
         """The blobs of a manifest; None if one of them was not kept."""
-        kept = {
-            row.blob: row
-            for diff_id in image.layers
-            for row in self._repository.catalog.blobs_of(diff_id)
-        }
         blobs = []
         for diff_id, layer in zip(image.layers, manifest.layers, strict=True):
-            path = Path(self._repository.paths.blob(layer.digest))
-            if layer.digest == diff_id:
-                blobs.append(self._tar(diff_id))
-            elif layer.digest in kept and path.exists():
-                blobs.append(Blob(layer.digest, layer.size, functools.partial(_pieces, path)))
+            for blob in (self._tar(diff_id), *self._kept(diff_id)):
+                if _is(blob, layer):
+                    blobs.append(dataclasses.replace(blob, digest=layer.digest))
+                    break
             else:
                 return None
         return tuple(blobs)
+
+    def _kept(self, diff_id: str) -> Iterator[Blob]:
+        for row in self._repository.catalog.blobs_of(diff_id):
+            path = Path(self._repository.paths.blob(row.blob))
+            if path.exists():
+                yield Blob(Digest(row.blob), row.size, functools.partial(_pieces, path))
 
     def _manifest(
         self, image: Image, layers: Sequence[Blob], kinds: Sequence[Compression] | None = None
@@ -285,6 +286,16 @@ class _Blobs:
             while piece := reader.read(_CHUNK):
                 file.write(piece)
         return Blob(reader.digest, path.stat().st_size, functools.partial(_pieces, path))
+
+
+def _is(blob: Blob, layer: Descriptor) -> bool:
+    """Whether a blob is that of the manifest."""
+    if digest.is_sha256(layer.digest):
+        return blob.digest == layer.digest
+    # A store knows no other digests of what it has.
+    return blob.size == layer.size and (
+        digest.of_pieces(blob.chunks(), digest.algorithm(layer.digest)) == layer.digest
+    )
 
 
 def _told(pieces: Iterable[bytes], tell: Callable[[int], None]) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ they are written, so that no damage of ours is passed on.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import secrets
 import shutil
@@ -21,8 +22,9 @@ import msgspec
 from layerstore import digest, durable
 from layerstore.digest import Check, Digest
 from layerstore.errors import StoreError
+from layerstore.limits import UNLIMITED
 from layerstore.oci import docker, documents, lenient, names
-from layerstore.oci.documents import Descriptor, Platform
+from layerstore.oci.documents import Descriptor, Manifest, Platform
 from layerstore.oci.layout import FULL_NAME, INDEX, MARK, REFERENCE
 from unionfs.model import printable
 
@@ -120,7 +122,11 @@ def _layout_files(images: Sequence[OutputImage]) -> Iterator[tuple[str, Blob]]:
     yield INDEX, Blob.of_bytes(documents.make_index(_listed(images)))
     blobs: dict[Digest, Blob] = {}
     for image in images:
-        for blob in (Blob.of_bytes(image.manifest), Blob.of_bytes(image.config), *image.layers):
+        manifest = Blob.of_bytes(image.manifest)
+        config = dataclasses.replace(
+            Blob.of_bytes(image.config), digest=_parsed(image.manifest).config.digest
+        )
+        for blob in (manifest, config, *image.layers):
             blobs.setdefault(blob.digest, blob)
     for name, blob in blobs.items():
         yield f"blobs/{digest.algorithm(name)}/{digest.encoded(name)}", blob
@@ -131,7 +137,7 @@ def _listed(images: Sequence[OutputImage]) -> Iterator[Descriptor]:
     for image in images:
         for name in image.names or (None,):
             yield Descriptor(
-                _type_of(image.manifest),
+                _parsed(image.manifest).media_type or documents.OCI_MANIFEST,
                 digest.of_bytes(image.manifest),
                 len(image.manifest),
                 annotations=None if name is None else _annotations(name, tags),
@@ -146,12 +152,10 @@ def _annotations(name: str, tags: Counter[str]) -> dict[str, str | None]:
     return {FULL_NAME: name, REFERENCE: tag if tags[tag] == 1 else name}
 
 
-class _Typed(msgspec.Struct, rename="camel"):
-    media_type: str = documents.OCI_MANIFEST
-
-
-def _type_of(manifest: bytes) -> str:
-    return msgspec.json.decode(manifest, type=_Typed).media_type
+def _parsed(manifest: bytes) -> Manifest:
+    found = documents.parse_document(manifest, "manifest", UNLIMITED)
+    assert isinstance(found, Manifest)
+    return found
 
 
 def _platform_of(config: bytes) -> Platform | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -14,13 +15,23 @@ from typing import Any
 
 import pytest
 
+from layerstore.check import check
 from layerstore.compression import Compression
 from layerstore.errors import DamagedError, StoreError
 from layerstore.exporting import Format, export_images, export_layer, export_tree, named
 from layerstore.importing import Imported, Options, import_path
 from layerstore.repository import Repository
 from tests.support import tars
-from tests.support.archives import sha256
+from tests.support.archives import (
+    CONFIG,
+    LAYER,
+    MANIFEST,
+    Layout,
+    as_json,
+    config,
+    sha256,
+    tagged,
+)
 from tests.support.stores import StoreBuilder
 
 pytestmark = pytest.mark.usefixtures("nothing_left_open")
@@ -237,6 +248,40 @@ def test_an_image_is_called_outside_as_it_was_asked_for(
     assert named(image, "app:2") == ("app:2",)
     for word in (image.id, image.id[7:19], f"app@{image.id}"):
         assert named(image, word) == image.names
+
+
+def in_sha512(*layers: bytes) -> Layout:
+    """A layout of an image whose config and layers are known by their sha512 digests."""
+    layout = Layout()
+
+    def blob(data: bytes, media_type: str) -> dict[str, object]:
+        digits = hashlib.sha512(data).hexdigest()
+        layout.files[f"blobs/sha512/{digits}"] = data
+        return {"mediaType": media_type, "digest": f"sha512:{digits}", "size": len(data)}
+
+    tars_ = [gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data for data in layers]
+    document = {
+        "schemaVersion": 2,
+        "config": blob(as_json(config(*tars_)), CONFIG),
+        "layers": [blob(data, LAYER) for data in layers],
+    }
+    layout.listed.append(layout.blob(as_json(document), MANIFEST, annotations=tagged("app:1")))
+    return layout
+
+
+def test_what_is_known_by_other_digests_comes_out_as_it_came(
+    repository: Repository, tmp_path: Path
+) -> None:
+    layout = in_sha512(A, gzip.compress(B, 9))
+    import_path(repository, layout.write(tmp_path / "in"), Options(keep_blobs=True))
+    assert list(check(repository)) == []
+    files, again = written(repository, tmp_path / "out", "app:1", kind=Format.OCI)
+    assert again == []
+    assert {name for name in files if name.startswith("blobs/")} == {
+        name for name in layout.files if name.startswith("blobs/")
+    }
+    (found,) = other_store(tmp_path / "other", tmp_path / "out")
+    assert found.image.names == ("app:1",)
 
 
 # The same bytes
