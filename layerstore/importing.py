@@ -23,7 +23,7 @@ from layerstore.oci.sources import Kind, classify, open_images
 from layerstore.oci.streams import Rewindable
 from layerstore.pieces import PieceReader
 from layerstore.progress import Nobody, Progress
-from layerstore.repository import Image, Repository
+from layerstore.repository import PATIENCE, Image, Repository
 from layerstore.tarstream import Reader
 from layerstore.worker import Worker
 from unionfs.layers.directory import DirectoryLayer
@@ -32,6 +32,7 @@ _AT_ONCE: Final = os.cpu_count() or 1
 _SHOWN_DIGITS: Final = 19
 _SNIFFED: Final = 10
 _LARGE: Final = 1 << 23
+_WAS_STOPPED: Final = "the import was stopped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,17 +179,34 @@ class _Layers:
     def _add(self, layer: SourceLayer) -> None:
         if self._is_there(layer):
             return
-        with self._repository.turn(layer.diff_id):
+        title = layer.diff_id[:_SHOWN_DIGITS]
+        with self._turn(layer, title):
             # Whoever had the turn before may have added it.
             if self._is_there(layer):
                 return
-            title = layer.diff_id[:_SHOWN_DIGITS]
             tell = self._progress.begin(title, layer.content.size)
             try:
                 added = self._read(layer, tell)
             except InvalidContentError as error:
                 raise type(error)(f"layer {title}: {error}") from error
             self._keep(added.lease, [added.diff_id] if added.new else [])
+
+    @contextlib.contextmanager
+    def _turn(self, layer: SourceLayer, title: str) -> Iterator[None]:
+        """Wait for another import of the layer, unless we are stopped."""
+        told: list[Tell] = []
+
+        def wait() -> None:
+            if not told:
+                what = f"waiting for another import of layer {title}"
+                told.append(self._progress.begin(what, layer.content.size))
+            if self._stopped.wait(PATIENCE):
+                raise StoreError(_WAS_STOPPED)
+
+        with self._repository.turn(layer.diff_id, wait):
+            for tell in told:
+                tell(layer.content.size)
+            yield
 
     def _read(self, layer: SourceLayer, tell: Tell) -> Ingested:
         keep_blob = self._options.keep_blobs
@@ -249,7 +267,7 @@ class _Stoppable:
 
     def read(self, size: int, /) -> bytes:
         if self._stopped.is_set():
-            raise StoreError("the import was stopped")
+            raise StoreError(_WAS_STOPPED)
         return self._source.read(size)
 
 

@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -81,8 +81,11 @@ def alone_in(directory: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def turn(path: str, number: int) -> Iterator[None]:
+def turn(path: str, number: int, wait: Callable[[], None]) -> Iterator[None]:
     """Wait until nobody else has *number* (63 bits) of the file at *path*, then have it.
+
+    wait: called before each further try, to let some time pass; what it raises ends the waiting.
+    The system would wait more patiently (F_OFD_SETLKW), but in a thread nothing interrupts it.
 
     Numbers are bytes of the file that are locked (fcntl(2), "Open file description locks"), so
     none of them leaves anything behind.
@@ -90,7 +93,17 @@ def turn(path: str, number: int) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         wanted = _RANGE.pack(fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, wanted)
+        while not _is_locked(descriptor, wanted):
+            wait()
         yield
     finally:
         os.close(descriptor)
+
+
+def _is_locked(descriptor: int, wanted: bytes) -> bool:
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, wanted)
+    except (BlockingIOError, PermissionError):
+        # Either says that somebody else has it (fcntl(2)).
+        return False
+    return True

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -22,6 +23,12 @@ from layerstore.oci.documents import History, ImageConfig, parse_config
 from layerstore.oci.names import normalised
 
 _TURN_DIGITS: Final = 15
+PATIENCE: Final = 0.1
+"""Seconds to wait before one looks again whether another process has done its work."""
+
+
+def _wait() -> None:
+    time.sleep(PATIENCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +121,10 @@ class Repository:
             ) from error
 
     @contextlib.contextmanager
-    def turn(self, diff_id: str) -> Iterator[None]:
-        """Wait until no other process is adding this layer."""
+    def turn(self, diff_id: str, wait: Callable[[], None] = _wait) -> Iterator[None]:
+        """Wait until no other process is adding this layer; for *wait* see ``leases.turn``."""
         number = int(diff_id.partition(":")[2][:_TURN_DIGITS], 16)
-        with leases.turn(self.paths.turns, number):
+        with leases.turn(self.paths.turns, number, wait):
             yield
 
     def hold_layer(self, diff_id: str) -> int | None:

@@ -20,7 +20,7 @@ import pytest
 from layerstore import adding, importing, leases
 from layerstore.errors import InvalidContentError, StoreError
 from layerstore.importing import Imported, Options, import_path, import_stream
-from layerstore.ingest import Ingested
+from layerstore.ingest import Ingested, Tell
 from layerstore.oci import platforms
 from layerstore.oci.documents import Platform
 from layerstore.repository import Image, Repository
@@ -463,9 +463,11 @@ def test_a_layer_that_another_process_adds_meanwhile_is_not_read(
 ) -> None:
     turn = Repository.turn
 
-    def overtaken(self: Repository, diff_id: str) -> contextlib.AbstractContextManager[None]:
+    def overtaken(
+        self: Repository, diff_id: str, wait: Callable[[], None]
+    ) -> contextlib.AbstractContextManager[None]:
         store.layer(A)
-        return turn(self, diff_id)
+        return turn(self, diff_id, wait)
 
     monkeypatch.setattr(Repository, "turn", overtaken)
     (found,) = imported(repository, layout_of(("a:1", [A])).write(tmp_path / "source"))
@@ -501,6 +503,42 @@ def test_who_interrupts_an_import_does_not_wait_for_its_layers(
     with pytest.raises(KeyboardInterrupt):
         imported(repository, layout_of(("a:1", [A])).write(tmp_path / "source"))
     assert len(stopped) == 1
+
+
+class Watcher:
+    """Is told what is waited for, and does something then."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+        self.begun: list[str] = []
+
+    def begin(self, what: str, total: int | None) -> Tell:
+        self.begun.append(what)
+        if what.startswith("waiting"):
+            self._act()
+        return lambda count: None
+
+
+def test_who_waits_for_another_import_is_told_so(repository: Repository, tmp_path: Path) -> None:
+    source = layout_of(("a:1", [A])).write(tmp_path / "source")
+    title = sha256(A)[:19]
+    with contextlib.ExitStack() as other:
+        other.enter_context(repository.turn(sha256(A)))
+        watcher = Watcher(other.close)
+        (found,) = import_path(repository, source, Options(), watcher)
+    assert watcher.begun == [f"waiting for another import of layer {title}", title]
+    assert found.new == 1
+
+
+def test_who_waits_for_another_import_can_interrupt(repository: Repository, tmp_path: Path) -> None:
+    source = layout_of(("a:1", [A])).write(tmp_path / "source")
+
+    def interrupt() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with repository.turn(sha256(A)), pytest.raises(KeyboardInterrupt):
+        import_path(repository, source, Options(), Watcher(interrupt))
+    assert repository.layers() == []
 
 
 def waits_for_results(thread: threading.Thread) -> bool:

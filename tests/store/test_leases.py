@@ -172,10 +172,14 @@ def may_have_turn(path: Path, number: int) -> bool:
         return True
 
 
+def never() -> None:
+    pytest.fail("somebody else has it")
+
+
 @pytest.mark.parametrize("number", [1, HIGHEST])
 def test_a_turn_is_of_one_number(tmp_path: Path, number: int) -> None:
     path = tmp_path / "turns"
-    with leases.turn(str(path), number), leases.turn(str(path), number + 2):
+    with leases.turn(str(path), number, never), leases.turn(str(path), number + 2, never):
         assert [may_have_turn(path, number + more) for more in (-1, 0, 1, 2, 3)] == [
             True,
             False,
@@ -185,3 +189,30 @@ def test_a_turn_is_of_one_number(tmp_path: Path, number: int) -> None:
         ]
     assert may_have_turn(path, number)
     assert path.stat().st_size == 0
+
+
+def test_a_turn_is_waited_for(tmp_path: Path) -> None:
+    path = str(tmp_path / "turns")
+    with contextlib.ExitStack() as other:
+        other.enter_context(leases.turn(path, 7, never))
+        waited: list[int] = []
+
+        def wait() -> None:
+            waited.append(1)
+            if len(waited) == 3:
+                other.close()
+
+        with leases.turn(path, 7, wait):
+            assert len(waited) == 3
+
+
+def test_what_waiting_raises_ends_it(tmp_path: Path) -> None:
+    path = str(tmp_path / "turns")
+
+    def wait() -> None:
+        raise KeyboardInterrupt
+
+    with leases.turn(path, 7, never), pytest.raises(KeyboardInterrupt), leases.turn(path, 7, wait):
+        pass
+    with leases.turn(path, 7, never):
+        pass
