@@ -6,20 +6,24 @@ Whatever can be read off a config is not kept beside it: an image's layers, for 
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
+from urllib.parse import quote
 
 from layerstore import database, digest
 from layerstore.errors import DamagedError
 
 _VERSION: Final = 1
 _SECONDS_TO_WAIT: Final = 60
-_REMEDY: Final = (
-    "; move catalog.sqlite away and import the images again, which reads no layer that is there"
+_EMPTY: Final = (
+    "have layerstore check --repair make an empty one, and import the images again, which reads no"
+    " layer that is there"
 )
+_REMEDY: Final = f"; move catalog.sqlite away, {_EMPTY}"
 
 _SCHEMA: Final = """
 -- An image is its config: whoever has the same config has the same layers (image-spec config.md).
@@ -77,38 +81,53 @@ class ManifestRow(NamedTuple):
 
 
 class Catalog:
-    """The catalog at a path, made if it is not there; several processes may use it.
+    """The catalog at a path; several processes may use it.
+
+    create: make it, unless that has been done. Only for a new store: in one that has lost its own,
+    an empty one would make garbage of everything.
 
     All methods raise DamagedError if it can't be read, StoreError if others have it locked for a
     minute, OSError. A document leaves it only if it has the digest that it is kept under; a blob's
     name, by which files are removed, only if it is a digest.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, create: bool = False) -> None:
         self._changing = threading.Lock()
+        if not create and not os.path.lexists(path):
+            raise DamagedError(f"the catalog {path} is missing; put it back; or {_EMPTY}")
         with database.errors("the catalog", _REMEDY):
             self._database = sqlite3.connect(
-                path, timeout=_SECONDS_TO_WAIT, isolation_level=None, check_same_thread=False
+                f"file:{quote(path)}?mode={'rwc' if create else 'rw'}",
+                timeout=_SECONDS_TO_WAIT,
+                isolation_level=None,
+                check_same_thread=False,
+                uri=True,
             )
         try:
-            self._open()
+            self._open(create=create)
         except BaseException:
             self._database.close()
             raise
 
-    def _open(self) -> None:
+    def _open(self, *, create: bool) -> None:
         # A WAL would need room on a disk that is full just to be opened, and so would any other
         # journal to remove an image; this one keeps the room that it had.
         self._run("PRAGMA journal_mode = PERSIST")
         self._run("PRAGMA synchronous = FULL")
         self._run("PRAGMA foreign_keys = ON")
-        if self._version() == 0:
+        if create:
             with self.changing():
                 # Another process may have been first.
                 if self._version() == 0:
                     for statement in _SCHEMA.split(";\n"):
                         self._run(statement)
                     self._run(f"PRAGMA user_version = {_VERSION}")
+        version = self._version()
+        if version != _VERSION:
+            raise DamagedError(
+                f"the catalog has version {version}, and this program knows {_VERSION} only"
+                f"{_REMEDY}"
+            )
 
     def _version(self) -> int:
         ((version,),) = self._run("PRAGMA user_version")

@@ -22,6 +22,7 @@ import stat
 from typing import Final
 
 from layerstore import digest, durable, leases
+from layerstore.catalog import Catalog
 from layerstore.errors import DamagedError, StoreError
 from layerstore.objects import Objects
 from unionfs import syscalls
@@ -157,13 +158,15 @@ def _create(paths: Paths) -> None:
 
 def _fill(paths: Paths) -> None:
     """Make what is in an empty store; ``format`` comes last and says that all is there."""
-    known = {os.path.basename(path) for path in paths.directories} | {f"{_FORMAT}.new"}
+    begun = (*paths.directories, paths.catalog, f"{paths.catalog}-journal", f"{_FORMAT}.new")
+    known = {os.path.basename(path) for path in begun}
     if set(os.listdir(paths.root)) - known:
         raise StoreError(f"{paths.root} is not empty and no layer store: name another directory")
     os.chmod(paths.root, 0o700)
     for path in paths.directories:
         os.makedirs(path, 0o700, exist_ok=True)
     Objects.create(paths.objects)
+    Catalog(paths.catalog, create=True).close()
     durable.sync_directory(paths.objects)
     durable.write_file(f"{paths.root}/{_FORMAT}", _VERSION)
     durable.sync_directory(os.path.dirname(paths.root))

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from layerstore import damage, digest, layertar, leases
+from layerstore import damage, digest, layertar, leases, paths
+from layerstore.catalog import Catalog
 from layerstore.check import Finding, Kind
 from layerstore.compression import open_decompressed
 from layerstore.errors import DamagedError, InvalidContentError, StoreError
@@ -63,6 +64,19 @@ class Source:
     title: str
     images: Sequence[SourceImage] = ()
     layers: Mapping[str, Offer] = field(default_factory=dict)
+
+
+def lost_catalog(root: str) -> list[Outcome]:
+    """Have an empty catalog in the store at *root*, if it has lost its own.
+
+    Raises StoreError, DamagedError, OSError.
+    """
+    catalog = paths.opened(root, create=False).catalog
+    if os.path.lexists(catalog):
+        return []
+    Catalog(catalog, create=True).close()
+    how = "made anew, empty: import the images again, before layerstore gc removes their layers"
+    return [Outcome(os.path.basename(catalog), how)]
 
 
 @contextlib.contextmanager

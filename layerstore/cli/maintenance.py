@@ -134,6 +134,7 @@ def check_(settings: Settings, mend: bool, given: tuple[str, ...], json_: bool) 
     """
     if given and not mend:
         raise click.UsageError("--from is for --repair")
+    done = repair.lost_catalog(settings.root) if mend else []
     with contextlib.ExitStack() as stack:
         repository = stack.enter_context(settings.open())
         watcher = stack.enter_context(progress.shown())
@@ -142,10 +143,9 @@ def check_(settings: Settings, mend: bool, given: tuple[str, ...], json_: bool) 
             found.append(finding)
             if not json_:
                 _show_finding(finding)
-        done = []
         if mend:
             sources = [stack.enter_context(repair.source(repository, Path(word))) for word in given]
-            done = list(repair.repair(repository, sources, watcher))
+            done += repair.repair(repository, sources, watcher)
         left = repair.unmended(repository, found)
         if json_:
             output.as_json(

@@ -8,6 +8,7 @@ from typing import Final
 
 import click
 
+from layerstore import paths
 from layerstore.limits import Limits
 from layerstore.repository import Repository
 
@@ -20,6 +21,11 @@ class Settings:
 
     store: str | None
     limits: Limits
+
+    @property
+    def root(self) -> str:
+        """The path of the store that is meant. Raises StoreError."""
+        return self.store or paths.default()
 
     def open(self) -> Repository:
         """The store, made if it is not there. Raises StoreError, OSError."""

@@ -26,7 +26,7 @@ def path(tmp_path: Path) -> str:
 
 @pytest.fixture
 def catalog(path: str) -> Iterator[Catalog]:
-    with contextlib.closing(Catalog(path)) as made:
+    with contextlib.closing(Catalog(path, create=True)) as made:
         yield made
 
 
@@ -141,7 +141,7 @@ def test_changes_of_threads_follow_each_other(catalog: Catalog) -> None:
 
 
 def _add(path: str, number: int) -> None:
-    with contextlib.closing(Catalog(path)) as catalog:
+    with contextlib.closing(Catalog(path, create=True)) as catalog:
         for step in range(10):
             config = b"%d-%d" % (number, step)
             with catalog.changing():
@@ -166,6 +166,22 @@ def test_what_is_no_catalog_is_damage(path: str, content: bytes) -> None:
     with pytest.raises(
         DamagedError, match=r"the catalog can't be read: .*; move catalog.sqlite away"
     ):
+        Catalog(path)
+
+
+@pytest.mark.usefixtures("nothing_left_open")
+def test_a_catalog_that_is_missing_is_not_made_anew(path: str) -> None:
+    with pytest.raises(DamagedError, match=r"is missing; put it back; or have layerstore check"):
+        Catalog(path)
+    assert not Path(path).exists()
+
+
+@pytest.mark.usefixtures("nothing_left_open")
+@pytest.mark.parametrize("version", [0, 2])
+def test_a_catalog_of_another_version_is_not_read(path: str, version: int) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute(f"PRAGMA user_version = {version}")
+    with pytest.raises(DamagedError, match=f"has version {version}, and this program knows 1"):
         Catalog(path)
 
 

@@ -20,6 +20,7 @@ import pytest
 
 from layerstore import check, damage, gc, importing, layertar, repair
 from layerstore.check import Finding, Kind, Place
+from layerstore.cli.main import main
 from layerstore.errors import DamagedError, StoreError
 from layerstore.importing import Options
 from layerstore.objects import Key
@@ -499,6 +500,20 @@ def test_a_catalog_that_is_no_database_is_one_line(store: StoreBuilder) -> None:
         DamagedError, match=r"the catalog can't be read: .*; move catalog.sqlite away"
     ):
         store.opened()
+
+
+def test_a_store_without_its_catalog_loses_nothing(
+    store: StoreBuilder, full: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (store.path / "catalog.sqlite").unlink()
+    for words in (["gc"], ["images"], ["check"], ["import", str(full / "one.tar")]):
+        assert main(["--store", str(store.path), *words]) == 1
+        assert "catalog.sqlite is missing" in capsys.readouterr().err
+    assert main(["--store", str(store.path), "check", "--repair"]) == 0
+    assert "catalog.sqlite: made anew, empty" in capsys.readouterr().out
+    with store.opened() as repository:
+        again(repository, full)
+        whole(repository)
 
 
 # Blobs, and what does not belong there
