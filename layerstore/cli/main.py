@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import importlib
 import os
-import resource
 import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
 import click
 
+from layerstore.cli import process
 from layerstore.cli.settings import Settings, limits_of
 from unionfs import __version__
 from unionfs.model import UnionError, printable
 
 _FAILED: Final = 1
 _WRONG_COMMAND_LINE: Final = 2
+_SIGNALLED: Final = 128
 _INTERRUPTED: Final = 130
 _OUTPUT_NOT_READ: Final = 141
 
@@ -105,16 +106,26 @@ def main(words: Sequence[str] | None = None) -> int:
 
     Mistakes of the user become one line on standard error.
     """
-    _allow_descriptors()
+    try:
+        with process.prepared():
+            return _run(words)
+    except process.EndedError as signal:
+        return _SIGNALLED + signal.number
+
+
+def _run(words: Sequence[str] | None) -> int:
     try:
         answer = layerstore.main(words, prog_name="layerstore", standalone_mode=False)
         _flush()
+    except click.exceptions.NoArgsIsHelpError as help_:
+        click.echo(help_.format_message(), err=True)
+        return _WRONG_COMMAND_LINE
     except click.ClickException as error:
         return _complain_of_usage(error)
     except UnionError as error:
         _complain(str(error))
         return _FAILED
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         return _INTERRUPTED
     except (_OutputNotReadError, BrokenPipeError):
         _give_output_up()
@@ -126,15 +137,7 @@ def main(words: Sequence[str] | None = None) -> int:
     return answer if isinstance(answer, int) else 0
 
 
-def _allow_descriptors() -> None:
-    """As many as there may be: a layer in use is one or two, and an image has up to a thousand."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
 def _flush() -> None:
-    if sys.stdout is None:
-        return
     try:
         sys.stdout.flush()
     except OSError:

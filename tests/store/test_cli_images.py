@@ -20,6 +20,7 @@ import click
 import pytest
 
 from layerstore.cli.main import layerstore, main
+from layerstore.cli.process import prepared
 from layerstore.exporting import Format
 from layerstore.oci.documents import History
 from layerstore.repository import Repository
@@ -215,16 +216,33 @@ def test_output_that_finds_no_room_is_an_error(store: StoreBuilder) -> None:
     assert done.stderr == b"layerstore: No space left on device\n"
 
 
+@pytest.mark.parametrize("words", ["images", "ls app:1", "cat app:1:/a", "export app:1 -"])
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
-def test_streams_may_be_closed(store: StoreBuilder, closed: str) -> None:
+def test_streams_may_be_closed(store: StoreBuilder, closed: str, words: str) -> None:
     store.image("app:1", [A])
     done = subprocess.run(
-        ["sh", "-c", f'"$@" {closed}', "sh", PROGRAM, "--store", store.path, "images"],
+        ["sh", "-c", f'"$@" {closed}', "sh", PROGRAM, "--store", store.path, *words.split()],
         capture_output=True,
         timeout=SECONDS,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_names_are_shown_in_any_encoding(store: StoreBuilder) -> None:
+    store.image("app:1", [tars.tar(tars.file("é", b""))])
+    for word in ("ls", "tree", "files"):
+        done = program(
+            word, "app:1", store=store.path, env={**os.environ, "PYTHONIOENCODING": "ascii"}
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert rb"\xe9" in done.stdout
+
+
+def test_without_a_command_all_commands_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    output, said = capsys.readouterr()
+    assert (output, said.splitlines()[0]) == ("", "Usage: layerstore [OPTIONS] COMMAND [ARGS]...")
 
 
 def test_an_import_of_closed_standard_input_is_an_error(store: StoreBuilder) -> None:
@@ -238,7 +256,10 @@ def test_an_import_of_closed_standard_input_is_an_error(store: StoreBuilder) -> 
     assert done.stderr == b"layerstore: standard input is closed\n"
 
 
-def test_an_interrupt_ends_an_import_from_a_pipe_that_gives_nothing(store: StoreBuilder) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_an_import_from_a_pipe_that_gives_nothing(
+    store: StoreBuilder, number: signal.Signals
+) -> None:
     with subprocess.Popen(
         [PROGRAM, "--store", store.path, "import", "-"],
         stdin=subprocess.PIPE,
@@ -252,11 +273,45 @@ def test_an_interrupt_ends_an_import_from_a_pipe_that_gives_nothing(store: Store
         while not list(store.path.glob("tmp/*/layer/recipe")):
             assert process.poll() is None
             os.sched_yield()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(SECONDS) == 130
+        process.send_signal(number)
+        assert process.wait(SECONDS) == 128 + number
         assert process.stderr is not None
         assert process.stderr.read().strip() == b""
     assert os.listdir(store.path / "tmp") == []
+
+
+@pytest.mark.parametrize("form", ["oci", "oci-archive", "layer", "dir"])
+def test_a_signal_leaves_nothing_of_an_export(
+    command: Command,
+    store: StoreBuilder,
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    form: str,
+) -> None:
+    store.image("app:1", [tars.tar(tars.file("file", b"x" * 100))])
+    (directory / "here").mkdir()
+    pread = os.pread
+
+    def ended(*words: int) -> bytes:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return pread(*words)
+
+    monkeypatch.setattr(os, "pread", ended)
+    monkeypatch.setattr(os, "copy_file_range", ended)
+    words = ["--store", str(store.path), "export", "app:1", str(directory / "here" / "out")]
+    assert main([*words, "--format", form]) == 143
+    assert os.listdir(directory / "here") == []
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_signal_that_is_ignored_stays_so(store: StoreBuilder) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with prepared():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 # Import
