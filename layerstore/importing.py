@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +16,12 @@ from layerstore import pack
 from layerstore.adding import Wanted, add_layer, add_wanted, sha256
 from layerstore.compression import Compression, sniff
 from layerstore.errors import InvalidContentError, StoreError
+from layerstore.index import ROOT
 from layerstore.ingest import Claim, Ingested, Tell
 from layerstore.oci import platforms
 from layerstore.oci.documents import History, make_config
 from layerstore.oci.images import SourceImage, SourceLayer
-from layerstore.oci.sources import Kind, classify, open_images
+from layerstore.oci.sources import Kind, are_of_images, classify, open_images
 from layerstore.oci.streams import Rewindable
 from layerstore.pieces import PieceReader
 from layerstore.progress import Nobody, Progress
@@ -304,8 +306,25 @@ def _import_layer(
     tell = progress.begin("layer", size)
     added = add_layer(repository, source, Claim(), tell, keep_blob=options.keep_blobs)
     try:
+        _refuse_images(repository, added.diff_id)
         # No time of today in it: the same tar gives the same image, whenever it is imported.
         config = make_config([added.diff_id], [History(created_by="layerstore import")], platform)
         return Imported(repository.add_image(config, None, options.names), new=int(added.new))
     finally:
         os.close(added.lease)
+
+
+def _refuse_images(repository: Repository, diff_id: str) -> None:
+    """Raise StoreError for a layer that was an archive of images, which nobody could see before."""
+    with contextlib.closing(repository.open_layer(diff_id)) as layer:
+        top = dict(layer.index.children(ROOT))
+        if len(top) == 1:
+            # It was packed with the directory that it was in.
+            ((_, only),) = top.items()
+            top = dict(layer.index.children(only.inode))
+    files = [os.fsdecode(name) for name, inode in top.items() if stat.S_ISREG(inode.mode)]
+    if are_of_images(files):
+        raise StoreError(
+            "it looks like an archive of images that does not begin like one:"
+            " unpack it, and import the directory"
+        )

@@ -6,11 +6,14 @@ compressed as a whole), or the tar of one layer, which is not for this package t
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
+import itertools
 import os
 import re
 import stat
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final, Protocol, Self
 
@@ -34,7 +37,12 @@ from unionfs.model import printable
 _VERSION: Final = "version"
 _DIRECTORY_TRANSPORT: Final = b"Directory Transport Version: 1."
 _SNIFFED: Final = 16
-_ROOTS_MAX: Final = 16
+_DIRECTORIES_MAX: Final = 16
+_SEARCHED_MAX: Final = 512
+"""Entries to look for documents in; there may be more in a layer, where reading them takes time."""
+
+_SAY_NOTHING: Final = frozenset((b".", b"ingest"))
+"""Directories that an archive of images may begin with: its root, and one of containerd's."""
 
 # What archives of images begin with: those of skopeo, docker of all versions, kaniko, crane, Bazel.
 _OF_IMAGES: Final = re.compile(
@@ -98,7 +106,8 @@ class Images:
 def classify(source: Path | Rewindable, limits: Limits) -> Kind:
     """What *source* is, by its content; a stream is at its start again afterwards.
 
-    Of an archive that is compressed, or a stream, no more is read than its first entry.
+    Of an archive that is compressed, or a stream, no more is read than its first entry; of one
+    that is not, the first entries are looked at.
     Raises StoreError for what is none of it; OSError.
     """
     if isinstance(source, Rewindable):
@@ -115,9 +124,17 @@ def classify(source: Path | Rewindable, limits: Limits) -> Kind:
     descriptor = _open_file(source)
     try:
         with Extent(descriptor, 0, os.fstat(descriptor).st_size).open() as reader:
-            return _kind_of_stream(reader, limits)
+            kind = _kind_of_stream(reader, limits)
+        if kind is Kind.LAYER and _holds_images(_Documents(descriptor, limits), limits):
+            return Kind.IMAGES
+        return kind
     finally:
         os.close(descriptor)
+
+
+def are_of_images(names: Collection[str]) -> bool:
+    """Whether the files at the top of something show that it was to be an archive of images."""
+    return {MARK, INDEX} <= set(names) or {docker.MANIFEST, legacy.REPOSITORIES} <= set(names)
 
 
 def open_images(source: Path | Rewindable, *, spool: Path, limits: Limits) -> Images:
@@ -162,13 +179,34 @@ def _kind_of_stream(stream: digest.Reader, limits: Limits) -> Kind:
     try:
         for count, member in enumerate(tarscan.members(tape, limits)):
             name = os.path.normpath(member.name)
-            if name != b"." or member.kind != tarformat.DIRECTORY or count == _ROOTS_MAX:
+            says = name not in _SAY_NOTHING or member.kind != tarformat.DIRECTORY
+            if says or count == _DIRECTORIES_MAX:
                 return Kind.IMAGES if _OF_IMAGES.fullmatch(name) else Kind.LAYER
     except InvalidContentError as error:
         raise type(error)(f"it can't be read as a tar: {error}") from error
     if not tape.at:
         raise InvalidContentError("it is empty")
     return Kind.LAYER
+
+
+class _Documents:
+    """The files at the top of a tar, as far as they are among its first."""
+
+    def __init__(self, descriptor: int, limits: Limits) -> None:
+        tape = tarscan.FileTape(descriptor)
+        self._found: Final[dict[bytes, Content]] = {}
+        # What is wrong with a layer is for those to say who read it.
+        with contextlib.suppress(InvalidContentError):
+            for member in itertools.islice(tarscan.members(tape, limits), _SEARCHED_MAX):
+                if member.kind in tarformat.REGULAR:
+                    name = os.path.normpath(member.name)
+                    self._found[name] = Extent(descriptor, member.offset, member.size)
+
+    def find(self, name: str) -> Content | None:
+        return self._found.get(os.fsencode(name))
+
+    def close(self) -> None:
+        self._found.clear()
 
 
 def _holds_images(files: Files, limits: Limits) -> bool:

@@ -394,6 +394,24 @@ def test_no_part_of_the_store_comes_in(repository: Repository, inside: str) -> N
     assert repository.images() == []
 
 
+@pytest.mark.parametrize("below", ["", "image/"])
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"oci-layout": b"{}", "index.json": b"{}"},
+        {"manifest.json": b"[]", "repositories": b"{}"},
+    ],
+)
+def test_an_archive_of_images_does_not_become_a_layer_unseen(
+    repository: Repository, tmp_path: Path, below: str, files: dict[str, bytes]
+) -> None:
+    entries = {f"{below}README": b"x", **{below + name: data for name, data in files.items()}}
+    (tmp_path / "source").write_bytes(gzip.compress(tar(entries)))
+    with pytest.raises(StoreError, match="looks like an archive of images"):
+        imported(repository, tmp_path / "source")
+    assert repository.images() == []
+
+
 def test_from_one_layer_nothing_is_chosen(repository: Repository, tmp_path: Path) -> None:
     (tmp_path / "layer").write_bytes(A)
     (tmp_path / "tree").mkdir()

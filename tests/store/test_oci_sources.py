@@ -132,6 +132,31 @@ def test_anything_else_is_a_layer(first: str) -> None:
     assert kind(tar({"./": None, first: content})) is Kind.LAYER
 
 
+def test_an_archive_may_begin_with_directories_that_say_nothing() -> None:
+    nothing = [("./", None), ("ingest/", None)]
+    assert kind(tar([*nothing, ("oci-layout", b"{}")])) is Kind.IMAGES
+    assert kind(tar([*nothing, ("bin/", None)])) is Kind.LAYER
+    assert kind(tar([("ingest", b"a file")])) is Kind.LAYER
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"oci-layout": b"{}", "index.json": b"{}"}, Kind.IMAGES),
+        ({"./manifest.json": b'[{"Config": "a", "Layers": []}]'}, Kind.IMAGES),
+        ({"manifest.json": b'{"name": "an extension"}'}, Kind.LAYER),
+        ({"etc/oci-layout": b"{}", "etc/index.json": b"{}"}, Kind.LAYER),
+        ({"oci-layout/": None, "index.json": b"{}"}, Kind.LAYER),
+    ],
+)
+def test_a_file_may_begin_with_anything(
+    tmp_path: Path, files: dict[str, bytes | Link | None], expected: Kind
+) -> None:
+    path = tmp_path / "archive"
+    path.write_bytes(tar({"README": b"x" * 1000, **files}))
+    assert classify(path, LIMITS) is expected
+
+
 def test_long_names_are_read_from_extended_headers() -> None:
     assert kind(tar({"x" * 300: b"x"})) is Kind.LAYER
     pax = tarfile.TarInfo("short")
