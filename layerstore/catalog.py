@@ -97,7 +97,7 @@ class Catalog:
             raise DamagedError(f"the catalog {path} is missing; put it back; or {_EMPTY}")
         with database.errors("the catalog", _REMEDY):
             self._database = sqlite3.connect(
-                f"file:{quote(path)}?mode={'rwc' if create else 'rw'}",
+                f"file:{quote(os.fsencode(path))}?mode={'rwc' if create else 'rw'}",
                 timeout=_SECONDS_TO_WAIT,
                 isolation_level=None,
                 check_same_thread=False,

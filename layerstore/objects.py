@@ -2,8 +2,9 @@
 
 An object is a file named after the xxh3_128 of its content and its length. That hash is fast and
 anybody can make two contents that share it, so it only finds candidates: equal bytes decide, and a
-different content of the same hash and length becomes the next *variant*. An object is read-only,
-and nobody ever opens one for writing.
+different content of the same hash and length becomes the next *variant*, up to a number that only
+forged contents exceed: each is compared with all that came before. An object is read-only, and
+nobody ever opens one for writing.
 
 A damaged object has nothing left to be compared with, so nothing takes its place: what comes later
 becomes another variant, and a layer that needed the damaged one is healed by being added again.
@@ -16,7 +17,6 @@ and contents get their names in the pool all at once (:meth:`Staging.publish`).
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import re
 import stat
@@ -25,7 +25,7 @@ from typing import Final, NamedTuple
 
 import xxhash
 
-from layerstore.errors import DamagedError
+from layerstore.errors import DamagedError, InvalidContentError
 
 _CHUNK: Final = 1 << 20
 _HOLE: Final = 4096
@@ -34,6 +34,8 @@ _NAME: Final = re.compile(r"([0-9a-f]{32})-(0|[1-9][0-9]*)(?:\.([1-9][0-9]*))?")
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _READ_ONLY: Final = 0o400
+VARIANTS: Final = 64
+"""How many contents of one hash and length there may be."""
 PARTS: Final = 256
 """Into how many directories objects are parted: by the first byte of their hashes."""
 
@@ -165,7 +167,10 @@ class Staging:
         self._unnamed = f"{directory}/new"
 
     def add(self, content: bytes) -> Key:
-        """Take a content that is in memory; answers its key. Raises OSError."""
+        """Take a content that is in memory; answers its key.
+
+        Raises InvalidContentError if too many have its hash, OSError.
+        """
         found = xxhash.xxh3_128_digest(content)
         return self._place(
             Key(found, len(content)),
@@ -191,7 +196,7 @@ class Staging:
 
     def _place(self, first: Key, equals: Callable[[int], bool], make: Callable[[str], None]) -> Key:
         """Have a content under the first key that is free or has it already, here and there."""
-        for variant in itertools.count():
+        for variant in range(VARIANTS):
             key = first._replace(variant=variant)
             here, there = f"{self._directory}/{key.name}", self._objects.path(key)
             with _opened(here) as descriptor:
@@ -207,13 +212,13 @@ class Staging:
                         return key
             make(here)
             return key
-        raise AssertionError("numbers do not end")
+        raise _forged(first)
 
     def publish(self) -> dict[Key, Key]:
         """Give all contents their names in the pool; the caller holds the store's lock.
 
         Answers the keys that are others now: somebody put another content there meanwhile.
-        They are on disk when the filesystem has been synced. Raises OSError.
+        They are on disk when the filesystem has been synced. Raises as ``add``.
         """
         moved = {}
         with os.scandir(self._directory) as entries:
@@ -224,7 +229,7 @@ class Staging:
         return moved
 
     def _publish(self, path: str, key: Key) -> Key:
-        for variant in itertools.count(key.variant):
+        for variant in range(key.variant, VARIANTS):
             now = key._replace(variant=variant)
             target = self._objects.path(now)
             try:
@@ -239,7 +244,7 @@ class Staging:
                 assert other is not None
                 if _same(ours, other):
                     return now
-        raise AssertionError("numbers do not end")
+        raise _forged(key)
 
 
 class ObjectWriter:
@@ -275,7 +280,7 @@ class ObjectWriter:
         self._put(_ZEROS[:last])
 
     def close(self) -> Key:
-        """That was all; answers its key. Raises OSError."""
+        """That was all; answers its key. Raises as :meth:`Staging.add`."""
         if self._begun.strip(b"\0"):
             self._write_at(memoryview(self._begun), self._size - len(self._begun))
         descriptor, self._descriptor = self._descriptor, -1
@@ -318,6 +323,13 @@ class ObjectWriter:
         while data:
             count = os.pwrite(self._descriptor, data, offset)
             data, offset = data[count:], offset + count
+
+
+def _forged(key: Key) -> InvalidContentError:
+    return InvalidContentError(
+        f"{VARIANTS} other contents have its hash ({key.hash.hex()}), which is no accident: some"
+        " were forged; if the store has them, remove their images and run layerstore gc"
+    )
 
 
 _NOTHING: Final = memoryview(bytes(_CHUNK))

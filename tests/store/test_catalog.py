@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -21,7 +22,10 @@ A, B = of_bytes(b"a"), of_bytes(b"b")
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
-    return str(tmp_path / "catalog.sqlite")
+    # Nothing in it means anything to SQLite.
+    directory = tmp_path / os.fsdecode(b"\xff %41?mode=memory#")
+    directory.mkdir()
+    return str(directory / "catalog.sqlite")
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerstore.errors import DamagedError
-from layerstore.objects import Key, Objects, Staging, key_of
+from layerstore.errors import DamagedError, InvalidContentError
+from layerstore.objects import VARIANTS, Key, Objects, Staging, key_of
+from tests.support.forgeries import forged
 
 BLOCK = 4096
 DATA = bytes(range(1, 256)) * 17
@@ -190,6 +191,21 @@ def test_variants_move_past_those_that_others_took(pool: Pool) -> None:
     assert now[1] == taken[1]
     assert {key.variant for key in now} == {1, 2, 3}
     assert [pool.content(key) for key in now] == [b"ccc", b"bbb", b"ddd"]
+
+
+@both_ways
+def test_there_are_not_more_variants_than_forgers_make(pool: Pool, add: Add) -> None:
+    first, second = pool.staging(), pool.staging()
+    for number in range(VARIANTS):
+        assert add(first, forged(number)).variant == number
+    assert add(first, forged(7)).variant == 7
+    with pytest.raises(InvalidContentError, match="64 other contents have its hash"):
+        add(first, forged(VARIANTS))
+    late = add(second, forged(VARIANTS))
+    first.publish()
+    with pytest.raises(InvalidContentError, match="64 other contents have its hash"):
+        second.publish()
+    assert pool.content(late) == forged(0)
 
 
 def test_who_adds_the_same_at_once_shares_it(pool: Pool) -> None:

@@ -20,7 +20,8 @@ from layerstore.errors import InvalidContentError, LimitExceededError
 from layerstore.ingest import Claim, ingest
 from layerstore.layer import StoredLayer
 from layerstore.limits import Limits
-from layerstore.objects import Objects
+from layerstore.objects import VARIANTS, Objects
+from tests.support.forgeries import forged
 from tests.support.tarcases import MAP, MAP_SIZE, SAMPLES, recorded
 from tests.support.tars import (
     BLOCK,
@@ -84,6 +85,15 @@ def refuse(store: Store, stream: bytes, match: str, limits: Limits | None = None
         store.take(stream, limits)
     assert "\n" not in str(caught.value)
     assert store.files() == before
+
+
+# Contents
+
+
+def test_many_contents_of_one_hash_are_refused_before_all_are_compared(store: Store) -> None:
+    files = [file(f"f{number}", forged(number)) for number in range(VARIANTS + 1)]
+    refuse(store, tar(*files), r"entry 65 \(f64\): 64 other contents have its hash")
+    store.take(tar(*files[:3]))
 
 
 # Names
