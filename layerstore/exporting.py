@@ -82,8 +82,9 @@ def export_images(
 ) -> Exported:
     """Write images, each with the names it is to have, as *kind*: OCI, OCI_ARCHIVE, DOCKER_ARCHIVE.
 
-    compression: of the layers; None: as they came, and a manifest whose blobs can be written bit
-    for bit is written as it came. Two exports of an image are equal byte for byte.
+    compression: of the layers; None: as they came if a manifest came whose blobs can be written
+    bit for bit (then it is written, too), else gzip. Two exports of an image are equal byte for
+    byte, from any store that has the same such manifest, or none.
 
     The target is there as a whole or not at all, unless it is a stream. Raises StoreError,
     DamagedError if something in the store is not as it came, OSError.
@@ -201,12 +202,9 @@ class _Blobs:
                 layers = self._as_they_came(image, manifest)
                 if layers is not None:
                     return OutputImage(names, content, image.raw, layers)
-        kinds = [_kind(layer) for layer in known[0][1].layers] if known else []
-        if self._compression is not None or not kinds:
-            kinds = [self._compression or Compression.GZIP] * len(image.layers)
-        layers = tuple(
-            self._blob(diff_id, kind) for diff_id, kind in zip(image.layers, kinds, strict=True)
-        )
+        # Not as it came: of one image different manifests may have come first into two stores.
+        kind = self._compression or Compression.GZIP
+        layers = tuple(self._blob(diff_id, kind) for diff_id in image.layers)
         came = [tuple(layer.digest for layer in manifest.layers) for _, manifest in known]
         made = tuple(layer.digest for layer in layers)
         if made in came:
@@ -218,7 +216,7 @@ class _Blobs:
                 for diff_id, now, before in zip(image.layers, made, came[0], strict=True)
                 if now != before
             ]
-        return OutputImage(names, self._manifest(image, layers, kinds), image.raw, layers)
+        return OutputImage(names, self._manifest(image, layers, kind), image.raw, layers)
 
     def _hold(self, image: Image) -> None:
         for layer in self._repository.open_layers(image):
@@ -251,15 +249,11 @@ class _Blobs:
                 yield Blob(Digest(row.blob), row.size, functools.partial(_pieces, path))
 
     def _manifest(
-        self, image: Image, layers: Sequence[Blob], kinds: Sequence[Compression] | None = None
+        self, image: Image, layers: Sequence[Blob], kind: Compression = Compression.NONE
     ) -> bytes:
-        kinds = kinds or [Compression.NONE] * len(layers)
+        media_type = documents.OCI_LAYER + _SUFFIXES[kind]
         return documents.make_manifest(
-            image.raw,
-            [
-                Descriptor(documents.OCI_LAYER + _SUFFIXES[kind], layer.digest, layer.size)
-                for layer, kind in zip(layers, kinds, strict=True)
-            ],
+            image.raw, [Descriptor(media_type, layer.digest, layer.size) for layer in layers]
         )
 
     def _tar(self, diff_id: str) -> Blob:
@@ -308,10 +302,3 @@ def _pieces(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while piece := file.read(_CHUNK):
             yield piece
-
-
-def _kind(layer: Descriptor) -> Compression:
-    """How the layer of a manifest was compressed."""
-    if layer.media_type.endswith("zstd"):
-        return Compression.ZSTD
-    return Compression.GZIP if layer.media_type.endswith("gzip") else Compression.NONE
