@@ -8,8 +8,8 @@ from layerstore import digest
 from layerstore.catalog import BlobRow
 from layerstore.digest import Digest, VerifyingReader
 from layerstore.ingest import Claim, Ingested, Tell, ingest
+from layerstore.pieces import Reader
 from layerstore.repository import Repository
-from layerstore.tarstream import Reader
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from zlib_ng import zlib_ng
 
 from layerstore.errors import InvalidContentError, LimitExceededError
 from layerstore.limits import RATIO_FREE, Limits
+from layerstore.pieces import Reader
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -58,12 +59,6 @@ _MAGIC: Final = {
     # A tar can begin with the letters; not with what follows them, a first block or the end.
     Compression.BZIP2: re.compile(rb"BZh[1-9](1AY&SY|\x17\x72\x45\x38\x50\x90)"),
 }
-
-
-class Reader(Protocol):
-    """A stream of bytes: each call gives up to *size* of them, none at the end."""
-
-    def read(self, size: int, /) -> bytes: ...
 
 
 class _Decoder(Protocol):

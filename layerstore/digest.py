@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from typing import Final, NewType, Protocol
+from typing import Final, NewType
 
 from layerstore.errors import InvalidContentError
+from layerstore.pieces import Reader
 
 Digest = NewType("Digest", str)
 """``sha256:`` and 64 hexadecimal digits in lower case, or ``sha512:`` and 128 of them."""
@@ -25,14 +26,6 @@ SHA256_PATTERN: Final = r"\Asha256:[0-9a-f]{64}\Z"
 _DIGEST: Final = re.compile(PATTERN)
 _SHA256: Final = re.compile(SHA256_PATTERN)
 _SHOWN: Final = 160
-
-
-class Reader(Protocol):
-    """Where bytes come from."""
-
-    def read(self, size: int, /) -> bytes:
-        """Up to *size* bytes; none at the end."""
-        ...
 
 
 def parse(text: str) -> Digest:

@@ -23,10 +23,9 @@ from layerstore.oci.documents import History, make_config
 from layerstore.oci.images import SourceImage, SourceLayer
 from layerstore.oci.sources import Kind, are_of_images, classify, open_images
 from layerstore.oci.streams import Rewindable
-from layerstore.pieces import PieceReader
+from layerstore.pieces import PieceReader, Reader
 from layerstore.progress import Nobody, Progress
 from layerstore.repository import PATIENCE, Image, Repository
-from layerstore.tarstream import Reader
 from layerstore.worker import Worker
 from unionfs.layers.directory import DirectoryLayer
 

@@ -26,9 +26,10 @@ from layerstore.indexwriter import IndexWriter
 from layerstore.limits import Limits
 from layerstore.objects import Key, Objects, Staging
 from layerstore.paths import Paths
+from layerstore.pieces import Reader
 from layerstore.readahead import ReadAhead
 from layerstore.recipe import RecipeWriter
-from layerstore.tarstream import Reader, TarEntry
+from layerstore.tarstream import TarEntry
 from layerstore.workspace import workspace
 
 _SMALL: Final = 1 << 20
@@ -102,7 +103,7 @@ def ingest(
         compressed = content.compression is not Compression.NONE
         if not compressed:
             kept = blob.keep = None
-        build = stack.enter_context(_Build(paths, directory))
+        build = stack.enter_context(_Build(paths, directory, limits))
         hasher = hashlib.sha256()
 
         def seen(chunk: bytes) -> None:
@@ -209,12 +210,12 @@ class _Blob:
 class _Build:
     """The layer that a tar is turned into, as a context that gives up what is held."""
 
-    def __init__(self, paths: Paths, directory: str) -> None:
+    def __init__(self, paths: Paths, directory: str, limits: Limits) -> None:
         os.mkdir(f"{directory}/{_LAYER}", 0o700)
         os.mkdir(f"{directory}/{_STAGED}", 0o700)
         self._staging = Staging(Objects(paths.objects), f"{directory}/{_STAGED}")
         self._path = f"{directory}/{_LAYER}"
-        self._index = IndexWriter(f"{self._path}/{INDEX}")
+        self._index = IndexWriter(f"{self._path}/{INDEX}", limits.entries)
         self._file = open(f"{self._path}/{RECIPE}", "xb")  # noqa: SIM115
         self._recipe = RecipeWriter(self._file)
         self._size = 0

@@ -1,12 +1,21 @@
-"""Between those who give bytes in pieces and those who read them."""
+"""What bytes are read from, and how those who give them in pieces become that."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
+
+
+class Reader(Protocol):
+    """Where bytes come from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to *size* bytes; none at the end."""
+        ...
 
 
 class PieceReader:
-    """A :class:`layerstore.tarstream.Reader` of pieces that an iterator gives."""
+    """A :class:`Reader` of pieces that an iterator gives."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Self
 
-from layerstore.tarstream import Reader
+from layerstore.pieces import Reader
 
 _CHUNK: Final = 1 << 20
 _AHEAD: Final = 8

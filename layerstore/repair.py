@@ -30,10 +30,9 @@ from layerstore.objects import Key, Objects
 from layerstore.oci import platforms, sources
 from layerstore.oci.images import SourceImage
 from layerstore.oci.sources import Images
-from layerstore.pieces import PieceReader
+from layerstore.pieces import PieceReader, Reader
 from layerstore.progress import Nobody, Progress
 from layerstore.repository import Repository
-from layerstore.tarstream import Reader
 from unionfs.model import printable
 
 _CHUNK: Final = 1 << 20

@@ -29,10 +29,10 @@ from layerstore.inspection.waste import PathUse
 from layerstore.layer import StoredLayer
 from layerstore.limits import Limits
 from layerstore.oci.documents import History
+from layerstore.pieces import Reader
 from layerstore.progress import Progress
 from layerstore.repair import Outcome
 from layerstore.repository import Image, Repository
-from layerstore.tarstream import Reader
 
 StrPath = str | os.PathLike[str]
 

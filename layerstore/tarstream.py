@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from layerstore import tarformat
 from layerstore.errors import InvalidContentError, LimitExceededError, shown
 from layerstore.limits import Limits
+from layerstore.pieces import Reader
 from layerstore.tarformat import BLOCK, Header, Segments
 from unionfs.model import NAME_MAX
 
@@ -38,14 +39,6 @@ _KINDS: Final = {
     tarformat.GNU_SPARSE: stat.S_IFREG,
     **dict.fromkeys(tarformat.REGULAR, stat.S_IFREG),
 }
-
-
-class Reader(Protocol):
-    """Where bytes come from."""
-
-    def read(self, size: int, /) -> bytes:
-        """Up to *size* bytes; none at the end."""
-        ...
 
 
 @dataclass(slots=True)

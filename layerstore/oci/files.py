@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from layerstore import tarformat
-from layerstore.digest import Reader, VerifyingReader
+from layerstore.digest import VerifyingReader
 from layerstore.errors import InvalidContentError, LimitExceededError
 from layerstore.limits import Limits
 from layerstore.oci import lenient, tarscan
 from layerstore.oci.documents import Descriptor
 from layerstore.oci.streams import Content, Extent, FileContent
 from layerstore.oci.text import shown
+from layerstore.pieces import Reader
 
 _MEMBERS_MAX: Final = 1 << 17
 """Entries of an archive of images: an image of 1,000 layers, as docker once saved it, has 4,000."""

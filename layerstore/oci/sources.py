@@ -32,6 +32,7 @@ from layerstore.oci.layout import INDEX, MARK, Layout, LayoutBlobs
 from layerstore.oci.legacy import LegacyArchive
 from layerstore.oci.streams import Content, Extent, Rewindable, spooled
 from layerstore.oci.text import shown
+from layerstore.pieces import Reader
 from unionfs.model import printable
 
 _VERSION: Final = "version"
@@ -174,7 +175,7 @@ def _open_file(path: Path) -> int:
     return descriptor
 
 
-def _kind_of_stream(stream: digest.Reader, limits: Limits) -> Kind:
+def _kind_of_stream(stream: Reader, limits: Limits) -> Kind:
     tape = tarscan.StreamTape(open_decompressed(stream, limits))
     try:
         for count, member in enumerate(tarscan.members(tape, limits)):

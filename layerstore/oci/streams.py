@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Final, Protocol, Self
 
 from layerstore.compression import open_decompressed
-from layerstore.digest import Reader
 from layerstore.errors import InvalidContentError
 from layerstore.limits import Limits
 from layerstore.oci.text import shown
+from layerstore.pieces import Reader
 
 _CHUNK: Final = 1 << 20
 _REMEMBERED_MAX: Final = 1 << 23

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from layerstore import tarformat
-from layerstore.digest import Reader
 from layerstore.errors import InvalidContentError, LimitExceededError, shown
 from layerstore.limits import Limits
+from layerstore.pieces import Reader
 from layerstore.tarformat import BLOCK
 
 _CHUNK: Final = 1 << 16

@@ -23,8 +23,8 @@ from layerstore.importing import Imported, Options, import_path, import_stream
 from layerstore.ingest import Ingested, Tell
 from layerstore.oci import platforms
 from layerstore.oci.documents import Platform
+from layerstore.pieces import Reader
 from layerstore.repository import Image, Repository
-from layerstore.tarstream import Reader
 from tests.support import tars
 from tests.support.archives import (
     CONFIG,

@@ -10,8 +10,8 @@ import threading
 
 import pytest
 
+from layerstore.pieces import Reader
 from layerstore.readahead import ReadAhead
-from layerstore.tarstream import Reader
 
 DATA = random.Random(0).randbytes(12_345_678)
 
