@@ -117,7 +117,8 @@ def _imported(item: Imported) -> dict[str, Any]:
 @click.option(
     "--compression",
     type=click.Choice([kind.value for kind in _WRITTEN]),
-    help="Of the layers (default: as they came; a docker-archive's are not compressed).",
+    help="Of the layers (default: as they came, or else gzip; a docker-archive's are not"
+    " compressed).",
 )
 @pass_settings
 def export(
