@@ -19,6 +19,9 @@ _ERRNOS: Final = {
     sqlite3.SQLITE_NOMEM: errno.ENOMEM,
 }
 
+TEMPORARY: Final = "a temporary of SQLite"
+"""What to call a database without a name: SQLite makes it in $SQLITE_TMPDIR or /var/tmp."""
+
 
 @contextlib.contextmanager
 def system_errors(what: str) -> Iterator[None]:

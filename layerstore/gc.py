@@ -35,9 +35,9 @@ from layerstore.ingest import INDEX
 from layerstore.keyset import KeySet
 from layerstore.objects import PARTS, Key, Objects
 from layerstore.repository import Image, Repository
+from layerstore.space import allocated, taken, taken_below
 
 _AT_ONCE: Final = 128
-_BLOCK: Final = 512
 
 
 class Item(NamedTuple):
@@ -138,7 +138,7 @@ class Plan:
         for first in range(PARTS):
             needed = self._needed.part(first)
             self._unneeded.add(
-                (key, _allocated(status))
+                (key, allocated(status))
                 for key in objects.part(first)
                 if key not in needed and (status := objects.status(key))
             )
@@ -166,7 +166,7 @@ def plan(repository: Repository, *, untagged: bool = False) -> Plan:
         present = repository.layers()
         for diff_id in present:
             if diff_id not in needed and _is_free(repository.paths.layer(diff_id)):
-                size = _size_below(repository.paths.layer(diff_id))
+                size = taken_below(repository.paths.layer(diff_id))
                 found.layers.append(Item(diff_id, size))
         staying = set(present) - {item.name for item in found.layers}
         found.look(repository, sorted(staying))
@@ -289,7 +289,7 @@ def _unneeded_blobs(repository: Repository, layers: Container[str]) -> Iterator[
     present = {f"sha256:{name}" for name in os.listdir(repository.paths.blobs)}
     for blob in sorted(known | set(filter(names.digest, present))):
         if blob not in needed:
-            yield Item(blob, _size(repository.paths.blob(blob)))
+            yield Item(blob, taken(repository.paths.blob(blob)))
 
 
 def _remove_blobs(repository: Repository, planned: Iterable[Item]) -> list[Item]:
@@ -311,7 +311,7 @@ def _damaged(repository: Repository) -> list[Item]:
     if any(os.path.exists(repository.paths.mark(diff_id)) for diff_id in repository.layers()):
         return []
     with os.scandir(repository.paths.damaged) as entries:
-        return sorted(Item(entry.name, _size(entry.path)) for entry in entries)
+        return sorted(Item(entry.name, taken(entry.path)) for entry in entries)
 
 
 def _remove_damaged(repository: Repository, planned: Iterable[Item]) -> list[Item]:
@@ -326,7 +326,7 @@ def _temporaries(repository: Repository) -> list[Item]:
     with os.scandir(repository.paths.temporary) as entries:
         found = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
     return sorted(
-        Item(entry.name, _size_below(entry.path)) for entry in found if _is_free(entry.path)
+        Item(entry.name, taken_below(entry.path)) for entry in found if _is_free(entry.path)
     )
 
 
@@ -344,28 +344,3 @@ def _remove(path: str) -> None:
         pass
     except IsADirectoryError:
         shutil.rmtree(path)
-
-
-# Sizes
-
-
-def _allocated(status: os.stat_result) -> int:
-    return status.st_blocks * _BLOCK
-
-
-def _size(path: str) -> int:
-    try:
-        return _allocated(os.lstat(path))
-    except FileNotFoundError:
-        return 0
-
-
-def _size_below(directory: str) -> int:
-    """Of the files that have no other name: a content in the store does not become free."""
-    total = 0
-    for path, _, files in os.walk(directory):
-        for name in files:
-            with contextlib.suppress(FileNotFoundError):
-                status = os.lstat(f"{path}/{name}")
-                total += _allocated(status) if status.st_nlink == 1 else 0
-    return total

@@ -7,12 +7,11 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Final, Self
 
-from layerstore import database
+from layerstore.database import TEMPORARY, system_errors
 from layerstore.objects import PARTS, Key
 
 _CACHE_KIB: Final = 32 << 10
 _BATCH: Final = 4096
-_WHAT: Final = "a temporary of SQLite"
 
 
 class KeySet:
@@ -41,7 +40,7 @@ class KeySet:
     def add(self, keys: Iterable[tuple[Key, int]]) -> None:
         """Take up keys; those that are there keep their numbers."""
         rows = ((*key, number) for key, number in keys)
-        with database.system_errors(_WHAT):
+        with system_errors(TEMPORARY):
             while batch := list(itertools.islice(rows, _BATCH)):
                 self._database.execute("BEGIN")
                 self._database.executemany(
@@ -52,7 +51,7 @@ class KeySet:
     def part(self, first: int) -> dict[Key, int]:
         """The keys whose hashes have this first byte, and their numbers."""
         end = bytes([first + 1]) if first + 1 < PARTS else b"\xff" * 17
-        with database.system_errors(_WHAT):
+        with system_errors(TEMPORARY):
             rows = self._database.execute(
                 "SELECT hash, size, variant, number FROM object WHERE hash >= ? AND hash < ?",
                 (bytes([first]), end),
@@ -61,7 +60,7 @@ class KeySet:
 
     def total(self) -> tuple[int, int]:
         """How many keys there are, and the sum of their numbers."""
-        with database.system_errors(_WHAT):
+        with system_errors(TEMPORARY):
             count, numbers = self._database.execute(
                 "SELECT count(*), total(number) FROM object"
             ).fetchone()

@@ -25,10 +25,11 @@ from layerstore.inspection.waste import PathUse
 def du(settings: Settings, image: tuple[str, ...], *, json_: bool) -> None:
     """Tell what images take, what sharing saves, and what they waste.
 
-    UNIQUE: contents that no other image has. SHARED: contents that others have, too. UNPACKED: all
-    files of the image. HIDDEN: files in its layers that it does not show. WASTED, EFFICIENCY: as
-    dive counts them (all versions of paths that several layers have). For images that are named,
-    each layer is shown; layerstore files --wasted has the paths.
+    UNIQUE: contents that no other image has. SHARED: contents that others have, too; both as blocks
+    of the disk, of which the smallest content takes one. UNPACKED: all files of the image. HIDDEN:
+    files in its layers that it does not show. WASTED, EFFICIENCY: as dive counts them (all versions
+    of paths that several layers have). For images that are named, each layer is shown; layerstore
+    files --wasted has the paths.
 
     \b
     Examples:

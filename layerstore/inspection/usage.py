@@ -9,15 +9,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from layerstore.database import TEMPORARY, system_errors
 from layerstore.inspection import subjects, waste
 from layerstore.inspection.waste import Waste
 from layerstore.layer import StoredLayer
 from layerstore.repository import Image, Repository
-
-_SECTOR: Final = 512
+from layerstore.space import SECTOR, taken_below
 
 _SCHEMA: Final = """
--- What each layer's tar has. bytes: that the object takes, holes left out; times: in this layer.
+-- What each layer's tar has. bytes: that the object takes on the disk; times: in this layer.
 CREATE TABLE content (
     hash BLOB, size INTEGER, variant INTEGER, layer TEXT, bytes INTEGER, times INTEGER,
     PRIMARY KEY (hash, size, variant, layer)
@@ -87,11 +87,12 @@ class Usage:
 def measure(repository: Repository, images: Sequence[Image] | None = None) -> Usage:
     """What *images* (None: all) take, beside all others in the store.
 
-    Objects count with the bytes that they have on the disk, without holes; what is unpacked, shown
-    and hidden with the sizes of the files. Raises StoreError, OSError.
+    Objects count with the blocks that they take on the disk, so that a hole is nothing and a small
+    file a whole block; what is unpacked, shown and hidden with the sizes of the files. Raises
+    StoreError, OSError.
     """
     known = repository.images()
-    with contextlib.closing(_Contents()) as contents:
+    with system_errors(TEMPORARY), contextlib.closing(_Contents()) as contents:
         for layer in _layers(repository):
             contents.add(layer)
         for image in known:
@@ -112,8 +113,8 @@ def measure(repository: Repository, images: Sequence[Image] | None = None) -> Us
         ],
         objects,
         unused,
-        _size_below(repository.paths.layers),
-        _size_below(repository.paths.blobs),
+        taken_below(repository.paths.layers),
+        taken_below(repository.paths.blobs),
         by_images - by_layers,
         by_layers - (objects - unused),
     )
@@ -152,8 +153,7 @@ class _Contents:
 
 def _rows(layer: StoredLayer) -> Iterator[tuple[Any, ...]]:
     for content in layer.index.contents():
-        size = min(content.key.size, content.blocks * _SECTOR)
-        yield (*content.key, layer.identity, size)
+        yield (*content.key, layer.identity, content.blocks * SECTOR)
 
 
 def _layers(repository: Repository) -> Iterator[StoredLayer]:
@@ -172,13 +172,3 @@ def _layers(repository: Repository) -> Iterator[StoredLayer]:
 def _waste(repository: Repository, image: Image) -> Waste:
     with subjects.opened_layers(repository, image) as layers:
         return waste.measure(layers)
-
-
-def _size_below(directory: str) -> int:
-    total = 0
-    for path, _, names in os.walk(directory):
-        for name in names:
-            # What is taken away meanwhile does not count.
-            with contextlib.suppress(FileNotFoundError):
-                total += os.stat(f"{path}/{name}", follow_symlinks=False).st_size
-    return total

@@ -291,15 +291,15 @@ def test_blame_writes_json(store: StoreBuilder, run: Command) -> None:
 def test_du_tells_of_all_images_and_of_the_store(run: Command) -> None:
     heading, *rows, empty, stored, saved = run("du")
 
-    assert heading == "IMAGE    UNIQUE   SHARED  UNPACKED   HIDDEN   WASTED  EFFICIENCY"
+    assert heading == "IMAGE     UNIQUE    SHARED  UNPACKED   HIDDEN   WASTED  EFFICIENCY"
     # Which of them comes first depends on the second they were made in.
     assert sorted(rows) == [
-        "app:1.2    16 B  2.0 KiB      24 B  2.0 KiB  2.0 KiB       0.9 %",
-        "base:1      0 B  2.0 KiB   2.0 KiB      0 B      0 B     100.0 %",
+        "app:1.2  4.0 KiB  12.0 KiB      24 B  2.0 KiB  2.0 KiB       0.9 %",
+        "base:1       0 B  12.0 KiB   2.0 KiB      0 B      0 B     100.0 %",
     ]
     assert empty == ""
     assert stored.startswith("stored: ")
-    assert saved == "saved: 2.0 KiB by shared layers, 0 B by files with equal content"
+    assert saved == "saved: 12.0 KiB by shared layers, 0 B by files with equal content"
 
 
 def test_du_tells_of_the_layers_of_an_image_that_is_named(
@@ -321,11 +321,11 @@ def test_du_writes_json(run: Command) -> None:
 
     (image,) = found["images"]
     assert image["names"] == ["app:1.2"]
-    assert (image["unique"], image["shared"], image["unpacked"]) == (16, 2019, 24)
+    assert (image["unique"], image["shared"], image["unpacked"]) == (4096, 3 * 4096, 24)
     assert (image["hidden"], image["wasted"]) == (2011, 2027)
     assert image["efficiency"] == pytest.approx(19 / 2035)
     assert [layer["created_by"] for layer in image["layers"]] == ["step 1", "step 2"]
-    assert found["saved_by_layers"] == 2019
+    assert found["saved_by_layers"] == 3 * 4096
 
 
 def test_files_tells_the_layer_of_each(store: StoreBuilder, run: Command) -> None:

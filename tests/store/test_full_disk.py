@@ -186,3 +186,23 @@ def test_no_room_for_one_more_file_is_as_no_room(filesystems: FileSystems, archi
         assert caught.value.errno == errno.ENOSPC
     assert disk.state() == disk.before
     whole(disk)
+
+
+def test_a_disk_without_room_for_temporaries_is_told(
+    filesystems: FileSystems, tmp_path: Path
+) -> None:
+    store = StoreBuilder(tmp_path / "store")
+    contents = [b"%d" % number for number in range(1000)]
+    # As many layers with as many contents as SQLite can't keep in memory.
+    for layer in range(20):
+        store.layer(tar(*(file(f"{layer}/{name.decode()}", name) for name in contents)))
+    place = filesystems.tmpfs(options="size=64k")
+    done = subprocess.run(
+        [sys.executable, "-m", "layerstore.cli.main", "--store", store.path, "du"],
+        env={**os.environ, "SQLITE_TMPDIR": str(place)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "layerstore: a temporary of SQLite: No space left on device\n"

@@ -12,6 +12,7 @@ from tests.support import tars
 from tests.support.stores import StoreBuilder
 
 COMMON = tars.tar(tars.file("common", b"c" * 1000))
+BLOCK = 4096
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_an_empty_store_takes_nothing(store: StoreBuilder) -> None:
 def test_what_one_image_alone_has_is_unique(store: StoreBuilder) -> None:
     store.image("app", [COMMON, tars.tar(tars.file("f", b"f" * 20))])
 
-    assert by_name(measured(store)) == {"app:latest": (1020, 0, 1020)}
+    assert by_name(measured(store)) == {"app:latest": (2 * BLOCK, 0, 1020)}
 
 
 def test_a_layer_in_two_images_is_shared_and_saved_once(store: StoreBuilder) -> None:
@@ -44,8 +45,11 @@ def test_a_layer_in_two_images_is_shared_and_saved_once(store: StoreBuilder) -> 
     store.image("two", [COMMON, tars.tar(tars.file("g", b"g" * 3))])
     found = measured(store)
 
-    assert by_name(found) == {"one:latest": (20, 1000, 1020), "two:latest": (3, 1000, 1003)}
-    assert (found.objects, found.saved_by_layers, found.saved_by_files) == (1023, 1000, 0)
+    assert by_name(found) == {
+        "one:latest": (BLOCK, BLOCK, 1020),
+        "two:latest": (BLOCK, BLOCK, 1003),
+    }
+    assert (found.objects, found.saved_by_layers, found.saved_by_files) == (3 * BLOCK, BLOCK, 0)
 
 
 def test_a_content_in_different_layers_is_shared_by_its_bytes(store: StoreBuilder) -> None:
@@ -53,8 +57,8 @@ def test_a_content_in_different_layers_is_shared_by_its_bytes(store: StoreBuilde
     store.image("two", [tars.tar(tars.file("other/name", b"c" * 1000), tars.file("g", b"g"))])
     found = measured(store)
 
-    assert by_name(found) == {"one:latest": (0, 1000, 1000), "two:latest": (1, 1000, 1001)}
-    assert (found.objects, found.saved_by_layers, found.saved_by_files) == (1001, 0, 1000)
+    assert by_name(found) == {"one:latest": (0, BLOCK, 1000), "two:latest": (BLOCK, BLOCK, 1001)}
+    assert (found.objects, found.saved_by_layers, found.saved_by_files) == (2 * BLOCK, 0, BLOCK)
 
 
 def test_a_content_that_is_several_times_in_an_image_is_unique_to_it(store: StoreBuilder) -> None:
@@ -62,8 +66,8 @@ def test_a_content_that_is_several_times_in_an_image_is_unique_to_it(store: Stor
     store.image("app", [COMMON, twice])
     found = measured(store)
 
-    assert by_name(found) == {"app:latest": (1000, 0, 3000)}
-    assert (found.objects, found.saved_by_layers, found.saved_by_files) == (1000, 0, 2000)
+    assert by_name(found) == {"app:latest": (BLOCK, 0, 3000)}
+    assert (found.objects, found.saved_by_layers, found.saved_by_files) == (BLOCK, 0, 2 * BLOCK)
 
 
 def test_images_of_the_same_layers_share_all_of_them(store: StoreBuilder) -> None:
@@ -71,8 +75,8 @@ def test_images_of_the_same_layers_share_all_of_them(store: StoreBuilder) -> Non
     store.image("two", [COMMON], [])
 
     assert by_name(measured(store)) == {
-        "one:latest": (0, 1000, 1000),
-        "two:latest": (0, 1000, 1000),
+        "one:latest": (0, BLOCK, 1000),
+        "two:latest": (0, BLOCK, 1000),
     }
 
 
@@ -80,7 +84,7 @@ def test_a_layer_that_an_image_has_twice_counts_once(store: StoreBuilder) -> Non
     store.image("app", [COMMON, tars.tar(tars.whiteout("common")), COMMON])
     found = measured(store)
 
-    assert by_name(found) == {"app:latest": (1000, 0, 1000)}
+    assert by_name(found) == {"app:latest": (BLOCK, 0, 1000)}
     assert (found.saved_by_layers, found.saved_by_files) == (0, 0)
 
 
@@ -90,7 +94,7 @@ def test_what_no_image_has_is_unused(store: StoreBuilder) -> None:
     found = measured(store)
 
     # The common content is in use; as no image has it twice, nothing is saved.
-    assert (found.objects, found.unused) == (1007, 7)
+    assert (found.objects, found.unused) == (2 * BLOCK, BLOCK)
     assert (found.saved_by_layers, found.saved_by_files) == (0, 0)
 
 
@@ -98,22 +102,31 @@ def test_images_that_are_asked_for_are_measured_beside_all_others(store: StoreBu
     store.image("one", [COMMON])
     store.image("two", [COMMON, tars.tar(tars.file("g", b"g"))])
 
-    assert by_name(measured(store, "two")) == {"two:latest": (1, 1000, 1001)}
-    assert measured(store, "two").objects == 1001
+    assert by_name(measured(store, "two")) == {"two:latest": (BLOCK, BLOCK, 1001)}
+    assert measured(store, "two").objects == 2 * BLOCK
 
 
 def test_contents_that_a_later_entry_replaced_are_stored_too(store: StoreBuilder) -> None:
     store.image("app", [tars.tar(tars.file("f", b"1" * 100), tars.file("f", b"2" * 10))])
 
-    assert by_name(measured(store)) == {"app:latest": (110, 0, 10)}
+    assert by_name(measured(store)) == {"app:latest": (2 * BLOCK, 0, 10)}
+
+
+def test_the_smallest_content_takes_a_block_of_the_disk(store: StoreBuilder) -> None:
+    store.image("app", [tars.tar(*(tars.file(f"{n}", b"%d" % n) for n in range(100)))])
+    found = measured(store)
+    on_disk = sum(path.stat().st_blocks for path in (store.path / "objects").rglob("*/*")) * 512
+
+    assert by_name(found) == {"app:latest": (100 * BLOCK, 0, 190)}
+    assert found.objects == on_disk == 100 * BLOCK
 
 
 def test_holes_take_nothing(store: StoreBuilder) -> None:
     store.image("app", [tars.tar(tars.gnu_sparse("f", {1 << 20: bytes(4095) + b"x"}, 2 << 20))])
     found = measured(store)
 
-    assert by_name(found) == {"app:latest": (4096, 0, 2 << 20)}
-    assert found.objects == 4096
+    assert by_name(found) == {"app:latest": (BLOCK, 0, 2 << 20)}
+    assert found.objects == BLOCK
 
 
 def test_all_that_the_store_takes_is_told(store: StoreBuilder) -> None:
@@ -122,11 +135,11 @@ def test_all_that_the_store_takes_is_told(store: StoreBuilder) -> None:
 
     def size(where: str) -> int:
         files = (store.path / where).rglob("*")
-        return sum(path.stat().st_size for path in files if path.is_file())
+        return sum(path.stat().st_blocks * 512 for path in files if path.is_file())
 
-    assert (found.objects, found.indexes, found.blobs) == (1000, size("layers"), size("blobs"))
+    assert (found.objects, found.indexes, found.blobs) == (BLOCK, size("layers"), size("blobs"))
     assert found.blobs > 0
-    assert found.stored == 1000 + size("layers") + size("blobs")
+    assert found.stored == BLOCK + size("layers") + size("blobs")
 
 
 def test_each_layer_is_told_with_its_step(store: StoreBuilder) -> None:
