@@ -10,7 +10,7 @@ import sqlite3
 import stat
 from typing import Any, Final
 
-from layerstore.errors import InvalidContentError, shown
+from layerstore.errors import InvalidContentError, LimitExceededError, shown
 from layerstore.index import ROOT, SCHEMA, VERSION
 from layerstore.objects import Key
 from layerstore.tarstream import TarEntry
@@ -20,27 +20,33 @@ _ADD_INODE: Final = "INSERT INTO inode VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 
 _SET_NAME: Final = (
     "INSERT INTO name VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET inode = excluded.inode"
 )
-_NAMES_BELOW: Final = """
-WITH RECURSIVE below (parent, name, inode) AS (
-    SELECT parent, name, inode FROM name WHERE parent = ?
-    UNION ALL
-    SELECT name.parent, name.name, name.inode FROM name JOIN below ON name.parent = below.inode
-) SELECT parent, name, inode FROM below
+_NAME_BELOW: Final = """
+SELECT name, inode, mode FROM name LEFT JOIN inode USING (inode) WHERE parent = ? LIMIT 1
+"""
+_NEXT_UNSEEN: Final = """
+SELECT parent, name, inode FROM name
+WHERE (parent, name) > (?, ?) AND is_aufs(name) ORDER BY parent, name LIMIT 1
 """
 _CACHED: Final = 4096
 
 
 class IndexWriter:
-    """Writes an index to a new file, which is complete after ``finish``."""
+    """Writes an index to a new file, which is complete after ``finish``.
 
-    def __init__(self, path: str) -> None:
+    most: how many entries there may be, directories included that are only implied. What is kept in
+    memory does not grow with the layer.
+    """
+
+    def __init__(self, path: str, most: int) -> None:
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._run = self._database.execute
         self._next = ROOT
+        self._most = most
         self._entries = 0
-        self._directories: dict[bytes, int] = {}
-        # Directories that aufs kept for itself: what is in them can be linked to, and no more.
-        self._unseen: list[tuple[int, bytes]] = []
+        self._implied = 0
+        # By their parents and names. Most entries are in the directory of the one before.
+        self._directories: dict[tuple[int, bytes], int] = {}
+        self._last: tuple[bytes, int] = b"", ROOT
         try:
             self._begin()
         except BaseException:
@@ -65,9 +71,10 @@ class IndexWriter:
     def entry(self, entry: TarEntry, content: int | None) -> None:
         """Take up an entry. content: that of a regular file.
 
-        Raises InvalidContentError if it can't be where it claims to be.
+        Raises InvalidContentError if it can't be where it claims to be, LimitExceededError.
         """
         self._entries += 1
+        self._require_room()
         if not entry.path:
             self._replace_attributes(ROOT, entry)
             return
@@ -96,9 +103,7 @@ class IndexWriter:
 
     def finish(self, size: int) -> None:
         """Complete the index. size: bytes of the tar. May be followed by ``move_contents``."""
-        for parent, name in self._unseen:
-            if inode := self._child(parent, name):
-                self._remove(parent, name, inode)
+        self._remove_unseen()
         self._run("UPDATE inode SET links = 2 WHERE mode & 61440 = 16384")
         self._run(
             "UPDATE inode SET links = 2 + found.number FROM ("
@@ -120,34 +125,58 @@ class IndexWriter:
         """The inode of the directory at *path*, implied if nothing is there; None if no directory
         can be there.
         """
-        missing = []
-        while path and path not in self._directories:
-            path, _, name = path.rpartition(b"/")
-            missing.append(name)
-        inode = self._directories[path] if path else ROOT
-        for name in reversed(missing):
-            found = self._child(inode, name)
-            if found and not self._is_directory(found):
+        known, inode = self._last
+        if path == known:
+            return inode
+        inode = ROOT
+        for name in path.split(b"/") if path else ():
+            found = self._directories.get((inode, name)) or self._step(inode, name)
+            if found is None:
                 return None
-            if not found:
-                self._require_visible(inode, name)
-                found = self._add(inode, name, _placeholder(replaces=found is not None))
             inode = found
-            path = path + b"/" + name if path else name
-            self._remember(path, inode)
+        self._last = path, inode
         return inode
 
-    def _require_visible(self, parent: int, name: bytes) -> None:
-        """Check that something can lie below a name that the layer has no entry for."""
-        if markers.is_aufs(name):
-            self._unseen.append((parent, name))
-        elif markers.is_reserved(name):
-            raise InvalidContentError("it lies below a whiteout")
-
-    def _remember(self, path: bytes, inode: int) -> None:
+    def _step(self, parent: int, name: bytes) -> int | None:
+        """The directory of a name, as ``_directory``."""
+        inode = self._child(parent, name)
+        if inode and not self._is_directory(inode):
+            return None
+        if not inode:
+            self._require_visible(name)
+            self._implied += 1
+            self._require_room()
+            inode = self._add(parent, name, _placeholder(replaces=inode is not None))
         if len(self._directories) >= _CACHED:
             self._directories.clear()
-        self._directories[path] = inode
+        self._directories[parent, name] = inode
+        return inode
+
+    def _forget_directories(self) -> None:
+        self._directories.clear()
+        self._last = b"", ROOT
+
+    def _require_room(self) -> None:
+        if self._entries + self._implied > self._most:
+            raise LimitExceededError(
+                f"more than {self._most} entries, and directories that have none;"
+                " allow more with --limit entries=N"
+            )
+
+    def _require_visible(self, name: bytes) -> None:
+        """Check that something can lie below a name that the layer has no entry for."""
+        if markers.is_reserved(name) and not markers.is_aufs(name):
+            raise InvalidContentError("it lies below a whiteout")
+
+    def _remove_unseen(self) -> None:
+        """Remove directories that aufs kept for itself: what is in them could be linked to, and no
+        more.
+        """
+        self._database.create_function("is_aufs", 1, markers.is_aufs, deterministic=True)
+        parent, name = 0, b""
+        while row := self._run(_NEXT_UNSEEN, (parent, name)).fetchone():
+            parent, name, inode = row
+            self._remove(parent, name, inode)
 
     def _child(self, parent: int, name: bytes) -> int | None:
         row = self._run(
@@ -229,15 +258,29 @@ class IndexWriter:
 
     def _remove(self, parent: int, name: bytes, inode: int) -> None:
         """Take a name away, and all that nothing else leads to."""
-        names = [(parent, name, inode)]
-        if self._is_directory(inode):
-            self._directories.clear()
-            names += self._run(_NAMES_BELOW, (inode,))
-        for above, name_there, number in names:
-            self._run("DELETE FROM name WHERE parent = ? AND name = ?", (above, name_there))
-            self._run("UPDATE inode SET links = links - 1 WHERE inode = ?", (number,))
-            if self._run("DELETE FROM inode WHERE inode = ? AND links = 0", (number,)).rowcount:
-                self._run("DELETE FROM xattr WHERE inode = ?", (number,))
+        is_directory = self._is_directory(inode)
+        self._unlink(parent, name, inode)
+        if not is_directory:
+            return
+        self._forget_directories()
+        # One at a time: there may be millions, but no more in one another than Limits.depth.
+        above = [inode]
+        while above:
+            row = self._run(_NAME_BELOW, (above[-1],)).fetchone()
+            if row is None:
+                above.pop()
+                continue
+            name, inode, mode = row
+            self._unlink(above[-1], name, inode)
+            if mode is not None and stat.S_ISDIR(mode):
+                above.append(inode)
+
+    def _unlink(self, parent: int, name: bytes, inode: int) -> None:
+        """Take one name away, and its inode if it has no other."""
+        self._run("DELETE FROM name WHERE parent = ? AND name = ?", (parent, name))
+        self._run("UPDATE inode SET links = links - 1 WHERE inode = ?", (inode,))
+        if self._run("DELETE FROM inode WHERE inode = ? AND links = 0", (inode,)).rowcount:
+            self._run("DELETE FROM xattr WHERE inode = ?", (inode,))
 
     # Whiteouts
 

@@ -13,8 +13,8 @@ from typing import Final
 @dataclass(frozen=True, slots=True)
 class Limits:
     """bytes: a layer's tar, decompressed. ratio: decompressed bytes for each compressed one, once
-    RATIO_FREE bytes have come out. entries: entries of one layer. depth: directories above an
-    entry. path: bytes of a path or a link's target. header: bytes of the extended headers of one
+    RATIO_FREE bytes have come out. entries: entries of one layer, and directories above them that
+    have none. depth: directories above an entry. path: bytes of a path or a link's target. header: bytes of the extended headers of one
     entry. document: bytes of a manifest, config or index. layers: layers of one image.
     """
 

@@ -120,7 +120,7 @@ class _Build:
 
     def __init__(self, path: str, stored: Index) -> None:
         self._stored = stored
-        self._index = IndexWriter(path)
+        self._index = IndexWriter(path, UNLIMITED.entries)
         self._nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._size = 0
         self._content = 0

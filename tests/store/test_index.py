@@ -8,6 +8,7 @@ import itertools
 import os
 import sqlite3
 import stat
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from layerstore import tarstream
-from layerstore.errors import DamagedError, InvalidContentError
+from layerstore.errors import DamagedError, InvalidContentError, LimitExceededError
 from layerstore.index import ROOT, Index, Inode
 from layerstore.indexwriter import IndexWriter
 from layerstore.limits import Limits
@@ -31,7 +32,7 @@ class Sink:
     """Takes a tar, and of contents no more than their first byte, which is their hash here."""
 
     def __init__(self, path: str) -> None:
-        self.writer = IndexWriter(path)
+        self.writer = IndexWriter(path, Limits().entries)
         self._content: int | None = None
         self._size = 0
 
@@ -486,6 +487,17 @@ def test_what_aufs_kept_for_itself_is_not_shown(index: Open) -> None:
     }
 
 
+def test_what_is_below_what_aufs_kept_for_itself_is_gone_with_it(index: Open) -> None:
+    made = index(
+        file("d/.wh..wh.a/.wh..wh.b/f"),
+        file("d/.wh..wh.a/g/h"),
+        hardlink("kept", "d/.wh..wh.a/g/h"),
+        file(".wh..wh.c/f"),
+        file(".wh..wh.c"),
+    )
+    assert set(tree(made)) == {"", "d", "kept"}
+
+
 @pytest.mark.parametrize("name", [".wh.a/b", "d/.wh.a/b/c", ".wh..wh..opq/a", ".wh./a"])
 def test_nothing_can_lie_below_a_whiteout(index: Open, name: str) -> None:
     with pytest.raises(InvalidContentError, match="below a whiteout"):
@@ -513,7 +525,7 @@ def test_marks_of_overlays_are_neither_believed_nor_kept(index: Open) -> None:
 
 
 def test_contents_that_got_other_names_are_found_under_these(tmp_path: Path) -> None:
-    writer = IndexWriter(str(tmp_path / "index"))
+    writer = IndexWriter(str(tmp_path / "index"), Limits().entries)
     keys = [Key(b"a" * 16, 5, variant) for variant in range(4)] + [Key(b"a" * 16, 6)]
     numbers = [writer.content(key, 8) for key in keys]
     writer.finish(0)
@@ -532,7 +544,7 @@ def test_the_path_of_an_index_may_be_any(tmp_path: Path) -> None:
     directory = os.fsencode(tmp_path) + b"/%41?mode=rw#\xff \n"
     os.mkdir(directory)
     path = os.fsdecode(directory + b"/index")
-    writer = IndexWriter(path)
+    writer = IndexWriter(path, Limits().entries)
     writer.finish(7)
     writer.close(keep=True)
     with contextlib.closing(Index(path)) as made:
@@ -606,3 +618,58 @@ def test_a_directory_below_whose_whiteout_there_is_something_is_not_the_one_belo
     index: Open, members: list[bytes]
 ) -> None:
     assert whats(index(*members)) == {"d": "opaque d", "d/new": "- x"}
+
+
+# How much
+
+
+def plain(path: bytes) -> TarEntry:
+    return TarEntry(path, stat.S_IFIFO, 0o600, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("paths", "counted"),
+    [
+        ([b"a", b"b", b"c"], 3),
+        ([b"a/b/c"], 3),
+        ([b"a/b/c", b"a/b/d"], 4),
+        ([b"a/b/c", b"a/.wh.b", b"a/.wh..wh..opq"], 5),
+        ([b"a/.wh..wh.x/b"], 3),
+    ],
+)
+def test_directories_that_are_implied_count_as_entries(
+    tmp_path: Path, paths: list[bytes], counted: int
+) -> None:
+    for most in (counted, counted - 1):
+        writer = IndexWriter(str(tmp_path / f"index {most}"), most)
+        with contextlib.ExitStack() as stack:
+            stack.callback(writer.close, keep=False)
+            if most < counted:
+                stack.enter_context(pytest.raises(LimitExceededError, match="--limit entries=N"))
+            for path in paths:
+                writer.entry(plain(path), None)
+
+
+_LONG = b"/".join([b"n" * 255] * 200)
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        (_LONG + b"/%d/f" % number for number in range(400)),
+        itertools.chain((b"d/%d" % number for number in range(20_000)), [b"d"]),
+        (b".wh..wh.%d/f" % number for number in range(10_000)),
+    ],
+    ids=["long paths", "many names that go", "directories that aufs kept"],
+)
+def test_memory_does_not_grow_with_the_layer(tmp_path: Path, paths: Iterator[bytes]) -> None:
+    writer = IndexWriter(str(tmp_path / "index"), Limits().entries)
+    with contextlib.ExitStack() as stack:
+        stack.callback(writer.close, keep=False)
+        tracemalloc.start()
+        stack.callback(tracemalloc.stop)
+        for path in paths:
+            writer.entry(plain(path), None)
+        writer.finish(0)
+        _, peak = tracemalloc.get_traced_memory()
+    assert peak < 1_000_000

@@ -267,7 +267,7 @@ def test_whatever_is_taken_up_is_a_tree(tmp_path: Path, campaign: int) -> None:
     @settings(max_examples=EXAMPLES * campaign, deadline=None, derandomize=True, database=None)
     @given(damaged())
     def run(stream: bytes) -> None:
-        writer = IndexWriter(path)
+        writer = IndexWriter(path, Limits().entries)
         try:
             tarstream.read(io.BytesIO(stream), Indexed(writer), LIMITS)
             writer.finish(len(stream))

@@ -90,6 +90,11 @@ def refuse(store: Store, stream: bytes, match: str, limits: Limits | None = None
 # Contents
 
 
+def test_directories_of_long_paths_count_as_entries(store: Store) -> None:
+    deep = ["/".join([name, *"bcdefghij", "f"]) for name in ("a", "x")]
+    refuse(store, tar(*map(file, deep)), r"entry 2 \(x/b/.*more than 15 ent", Limits(entries=15))
+
+
 def test_many_contents_of_one_hash_are_refused_before_all_are_compared(store: Store) -> None:
     files = [file(f"f{number}", forged(number)) for number in range(VARIANTS + 1)]
     refuse(store, tar(*files), r"entry 65 \(f64\): 64 other contents have its hash")
