@@ -13,10 +13,11 @@ import re
 import struct
 import urllib.parse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, Self
 
-from layerstore.errors import InvalidContentError
+from layerstore.errors import InvalidContentError, LimitExceededError, shown
+from layerstore.limits import Limits
 
 BLOCK: Final = 512
 
@@ -37,11 +38,18 @@ GNU_LONG_NAME: Final = b"L"
 GNU_LONG_LINK: Final = b"K"
 PAX: Final = b"x"
 PAX_GLOBAL: Final = b"g"
+EXTENDING: Final = frozenset((GNU_LONG_NAME, GNU_LONG_LINK, PAX, PAX_GLOBAL))
+"""Headers that say something of an entry which comes after them, or of none."""
 
 _SEVEN_BITS: Final = bytes(range(128))
 
 _SCHILY: Final = b"SCHILY.xattr."
 _LIBARCHIVE: Final = b"LIBARCHIVE.xattr."
+_XATTR_VALUE_MAX: Final = 1 << 16
+_XATTR_NAME_MAX: Final = 255
+
+_SPARSE: Final = b"GNU.sparse."
+_PIECE: Final = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
 
 Segments = Sequence[tuple[int, int]]
 """Where a sparse file has data: (offset, length) of each piece, in order."""
@@ -188,6 +196,94 @@ def pax_attribute(key: bytes, value: bytes) -> tuple[bytes, bytes] | None:
         except binascii.Error:
             raise InvalidContentError(f"the attribute {name[:40]!r} is not in base 64") from None
     return None
+
+
+def _check_attribute(name: bytes, value: bytes) -> None:
+    if not 0 < len(name) <= _XATTR_NAME_MAX or b"\0" in name:
+        raise InvalidContentError(
+            f"an extended attribute is called {shown(name[:_XATTR_NAME_MAX])!r}"
+        )
+    if len(value) > _XATTR_VALUE_MAX:
+        raise InvalidContentError(
+            f"the extended attribute {shown(name)} has more than {_XATTR_VALUE_MAX} bytes"
+        )
+
+
+@dataclass(slots=True)
+class Records:
+    """What a pax header says of an entry. pieces: those of sparse format 0.0."""
+
+    values: dict[bytes, bytes] = field(default_factory=dict)
+    xattrs: dict[bytes, bytes] = field(default_factory=dict)
+    pieces: list[bytes] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, data: bytes) -> Self:
+        """Those of one header. Raises InvalidContentError."""
+        records = cls()
+        for key, value in pax_records(data):
+            records._add(key, value)
+        return records
+
+    def _add(self, key: bytes, value: bytes) -> None:
+        attribute = pax_attribute(key, value)
+        if attribute is not None:
+            _check_attribute(*attribute)
+            self.xattrs[attribute[0]] = attribute[1]
+        elif key in _PIECE:
+            if key != _PIECE[len(self.pieces) % 2]:
+                raise InvalidContentError("a sparse map is out of order")
+            self.pieces.append(value)
+        elif value:
+            self.values[key] = value
+        else:
+            self.values.pop(key, None)
+
+    def are_sparse(self) -> bool:
+        """Whether the entry's content is not its file's as it is."""
+        return bool(self.pieces) or any(key.startswith(_SPARSE) for key in self.values)
+
+
+@dataclass(slots=True)
+class Extended:
+    """What the headers before an entry's own say of it. size: their bytes."""
+
+    records: Records = field(default_factory=Records)
+    long_name: bytes = b""
+    long_link: bytes = b""
+    size: int = 0
+
+    def expect(self, size: int, limits: Limits) -> None:
+        """One of *size* bytes is to be read. Raises LimitExceededError if that is too much."""
+        self.size += size
+        if size < 0 or self.size > limits.header:
+            raise LimitExceededError(
+                f"extended headers of more than {limits.header} bytes;"
+                " allow more with --limit header=N"
+            )
+
+    def add(self, kind: bytes, data: bytes) -> None:
+        """What one of EXTENDING has. Raises InvalidContentError."""
+        if kind == PAX:
+            # As Go: a second one takes the place of the first.
+            self.records = Records.read(data)
+        elif kind == PAX_GLOBAL:
+            # As Go: comments of git and the like. They describe no entry, and are one themselves.
+            Records.read(data)
+            self.records, self.long_name, self.long_link, self.size = Records(), b"", b"", 0
+        elif kind == GNU_LONG_NAME:
+            self.long_name = _text(data)
+        else:
+            self.long_link = _text(data)
+
+    def name(self, own: Header) -> bytes:
+        """The name of the entry with this header."""
+        values = self.records.values
+        return values.get(b"GNU.sparse.name") or self.long_name or values.get(b"path") or own.name
+
+    def link(self, own: Header) -> bytes:
+        """What the entry with this header links to."""
+        return self.long_link or self.records.values.get(b"linkpath", own.link)
 
 
 def gnu_sparse(block: bytes) -> tuple[list[tuple[int, int]], int, bool]:

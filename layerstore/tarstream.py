@@ -17,18 +17,14 @@ from layerstore import tarformat
 from layerstore.errors import InvalidContentError, LimitExceededError, shown
 from layerstore.limits import Limits
 from layerstore.pieces import Reader
-from layerstore.tarformat import BLOCK, Header, Segments
+from layerstore.tarformat import BLOCK, Extended, Header, Records, Segments
 from unionfs.model import NAME_MAX
 
 _CHUNK: Final = 1 << 20
 _ID_MAX: Final = (1 << 32) - 2
 _SIZE_MAX: Final = (1 << 63) - 1
-_XATTR_VALUE_MAX: Final = 1 << 16
-_XATTR_NAME_MAX: Final = 255
 
 _TABLE_OF_CONTENTS: Final = b"stargz.index.json\0"
-_SPARSE: Final = b"GNU.sparse."
-_PIECE: Final = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
 
 _KINDS: Final = {
     tarformat.SYMLINK: stat.S_IFLNK,
@@ -138,42 +134,6 @@ class _Input:
             yield piece
 
 
-@dataclass(slots=True)
-class _Records:
-    """What a PAX header says of an entry. pieces: those of sparse format 0.0."""
-
-    values: dict[bytes, bytes] = field(default_factory=dict)
-    xattrs: dict[bytes, bytes] = field(default_factory=dict)
-    pieces: list[bytes] = field(default_factory=list)
-
-    def add(self, key: bytes, value: bytes) -> None:
-        attribute = tarformat.pax_attribute(key, value)
-        if attribute is not None:
-            _check_attribute(*attribute)
-            self.xattrs[attribute[0]] = attribute[1]
-        elif key in _PIECE:
-            if key != _PIECE[len(self.pieces) % 2]:
-                raise InvalidContentError("a sparse map is out of order")
-            self.pieces.append(value)
-        elif value:
-            self.values[key] = value
-        else:
-            self.values.pop(key, None)
-
-    def are_sparse(self) -> bool:
-        return bool(self.pieces) or any(key.startswith(_SPARSE) for key in self.values)
-
-
-@dataclass(slots=True)
-class _Extended:
-    """What headers before the entry's own say of it. size: their bytes."""
-
-    pax: _Records = field(default_factory=_Records)
-    long_name: bytes = b""
-    long_link: bytes = b""
-    size: int = 0
-
-
 class _Parser:
     def __init__(self, source: _Input, sink: Sink, limits: Limits) -> None:
         self._source = source
@@ -181,7 +141,7 @@ class _Parser:
         self._limits = limits
         self._entries = 0
         self._bytes = 0
-        self._extended = _Extended()
+        self._extended = Extended()
         self._name = b""
 
     def run(self) -> None:
@@ -227,35 +187,15 @@ class _Parser:
 
     def _header(self, block: bytes, header: Header) -> None:
         self._name = header.name
-        if header.kind == tarformat.PAX:
-            # As Go: a second one takes the place of the first.
-            self._extended.pax = self._records(header)
-        elif header.kind == tarformat.PAX_GLOBAL:
-            # As Go: comments of git and the like. They describe no entry, and are one themselves.
-            self._records(header)
-            self._extended = _Extended()
-        elif header.kind == tarformat.GNU_LONG_NAME:
-            self._extended.long_name = self._metadata(header).partition(b"\0")[0]
-        elif header.kind == tarformat.GNU_LONG_LINK:
-            self._extended.long_link = self._metadata(header).partition(b"\0")[0]
+        if header.kind in tarformat.EXTENDING:
+            self._extended.add(header.kind, self._metadata(header))
         else:
-            extended, self._extended = self._extended, _Extended()
+            extended, self._extended = self._extended, Extended()
             self._entry(block, header, extended)
             self._entries += 1
 
-    def _records(self, header: Header) -> _Records:
-        records = _Records()
-        for key, value in tarformat.pax_records(self._metadata(header)):
-            records.add(key, value)
-        return records
-
     def _metadata(self, header: Header) -> bytes:
-        self._extended.size += header.size
-        if header.size < 0 or self._extended.size > self._limits.header:
-            raise LimitExceededError(
-                f"extended headers of more than {self._limits.header} bytes;"
-                " allow more with --limit header=N"
-            )
+        self._extended.expect(header.size, self._limits)
         data = self._source.take(header.size)
         if len(data) < header.size:
             raise InvalidContentError("it is truncated")
@@ -269,42 +209,36 @@ class _Parser:
         if padding:
             self._sink.literal(padding)
 
-    def _entry(self, block: bytes, header: Header, extended: _Extended) -> None:
-        records = extended.pax.values
-        self._name = (
-            records.get(b"GNU.sparse.name")
-            or extended.long_name
-            or records.get(b"path")
-            or header.name
-        )
+    def _entry(self, block: bytes, header: Header, extended: Extended) -> None:
+        values = extended.records.values
+        self._name = extended.name(header)
         if self._entries >= self._limits.entries:
             raise LimitExceededError(
                 f"more than {self._limits.entries} entries; allow more with --limit entries=N"
             )
         kind = self._kind(header)
-        if extended.pax.are_sparse() and header.kind not in tarformat.REGULAR:
+        if extended.records.are_sparse() and header.kind not in tarformat.REGULAR:
             raise InvalidContentError("a sparse map of something that can't have one")
-        stored = self._whole(records, b"size", header.size, _SIZE_MAX)
+        stored = self._whole(values, b"size", header.size, _SIZE_MAX)
         # Go: these have no content, whatever their size says.
         stored = stored if kind == stat.S_IFREG else 0
         entry = TarEntry(
             self._path(self._name),
             kind,
             header.mode,
-            self._whole(records, b"uid", header.uid, _ID_MAX),
-            self._whole(records, b"gid", header.gid, _ID_MAX),
-            _time(header, records.get(b"mtime")),
-            xattrs=extended.pax.xattrs,
+            self._whole(values, b"uid", header.uid, _ID_MAX),
+            self._whole(values, b"gid", header.gid, _ID_MAX),
+            _time(header, values.get(b"mtime")),
+            xattrs=extended.records.xattrs,
         )
         if entry.path == b"" and kind != stat.S_IFDIR:
             raise InvalidContentError("the root can be nothing but a directory")
         if kind in (stat.S_IFCHR, stat.S_IFBLK):
             entry.rdev = _device(header)
         elif kind in (stat.S_IFLNK, 0):
-            link = extended.long_link or records.get(b"linkpath", header.link)
-            entry.target = self._target(entry, link)
+            entry.target = self._target(entry, extended.link(header))
         elif kind == stat.S_IFREG:
-            self._content(block, header, extended.pax, entry, stored)
+            self._content(block, header, extended.records, entry, stored)
         self._sink.entry(entry)
 
     def _kind(self, header: Header) -> int:
@@ -318,8 +252,8 @@ class _Parser:
             raise InvalidContentError(f"type {header.kind!r} is not one that a layer can have")
         return kind
 
-    def _whole(self, records: dict[bytes, bytes], key: bytes, told: int, most: int) -> int:
-        value = tarformat.pax_number(records[key]) if key in records else told
+    def _whole(self, values: dict[bytes, bytes], key: bytes, told: int, most: int) -> int:
+        value = tarformat.pax_number(values[key]) if key in values else told
         if not 0 <= value <= most:
             raise InvalidContentError(f"its {key.decode()} is {value}")
         return value
@@ -372,7 +306,7 @@ class _Parser:
     # Content
 
     def _content(
-        self, block: bytes, header: Header, records: _Records, entry: TarEntry, stored: int
+        self, block: bytes, header: Header, records: Records, entry: TarEntry, stored: int
     ) -> None:
         pieces, entry.size, used = self._sparse(block, header, records, stored)
         if pieces is None:
@@ -404,7 +338,7 @@ class _Parser:
         self._padding(stored)
 
     def _sparse(
-        self, block: bytes, header: Header, records: _Records, stored: int
+        self, block: bytes, header: Header, records: Records, stored: int
     ) -> tuple[Segments | None, int, int]:
         """The pieces of a sparse file (None: it is none), its size, and bytes read for the map."""
         values = records.values
@@ -473,14 +407,3 @@ def _device(header: Header) -> int:
     if not (0 <= header.major < 1 << 12 and 0 <= header.minor < 1 << 20):
         raise InvalidContentError(f"a device {header.major}:{header.minor}")
     return os.makedev(header.major, header.minor)
-
-
-def _check_attribute(name: bytes, value: bytes) -> None:
-    if not 0 < len(name) <= _XATTR_NAME_MAX or b"\0" in name:
-        raise InvalidContentError(
-            f"an extended attribute is called {shown(name[:_XATTR_NAME_MAX])!r}"
-        )
-    if len(value) > _XATTR_VALUE_MAX:
-        raise InvalidContentError(
-            f"the extended attribute {shown(name)} has more than {_XATTR_VALUE_MAX} bytes"
-        )

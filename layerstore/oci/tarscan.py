@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from layerstore import tarformat
 from layerstore.errors import InvalidContentError, LimitExceededError, shown
 from layerstore.limits import Limits
 from layerstore.pieces import Reader
-from layerstore.tarformat import BLOCK
+from layerstore.tarformat import BLOCK, Extended, Header
 
 _CHUNK: Final = 1 << 16
 _WITHOUT_CONTENT: Final = frozenset(
@@ -108,36 +108,23 @@ class StreamTape:
             size -= len(piece)
 
 
-@dataclass(slots=True)
-class _Extended:
-    """What headers before an entry's own say of it."""
-
-    records: dict[bytes, bytes] = field(default_factory=dict)
-    size: int = 0
-
-
 def members(tape: Tape, limits: Limits) -> Iterator[Member]:
     """The entries on *tape*, in its order; each is told before its content is skipped.
 
     Raises InvalidContentError (LimitExceededError), with the name of the entry that is wrong.
     """
-    extended = _Extended()
+    extended = Extended()
     while (block := tape.take(BLOCK)).strip(b"\0"):
         header = tarformat.header(block.ljust(BLOCK, b"\0"))
         try:
-            if header.kind in (tarformat.PAX, tarformat.PAX_GLOBAL):
-                records = tarformat.pax_records(_metadata(tape, header.size, extended, limits))
-                if header.kind == tarformat.PAX:
-                    extended.records.update(records)
-            elif header.kind in (tarformat.GNU_LONG_NAME, tarformat.GNU_LONG_LINK):
-                key = b"path" if header.kind == tarformat.GNU_LONG_NAME else b"linkpath"
-                text = _metadata(tape, header.size, extended, limits)
-                extended.records[key] = text.partition(b"\0")[0]
+            if header.kind in tarformat.EXTENDING:
+                extended.expect(header.size, limits)
+                extended.add(header.kind, _metadata(tape, header.size))
             else:
-                member = _member(header, extended.records, tape.at)
+                member = _member(header, extended, tape.at)
                 _check_name(member.name, limits)
                 _check_name(member.link, limits)
-                extended = _Extended()
+                extended = Extended()
                 yield member
                 tape.skip(member.size)
                 # The padding of the last one may be missing (umoci 0.4.7 writes such tars).
@@ -146,18 +133,18 @@ def members(tape: Tape, limits: Limits) -> Iterator[Member]:
             raise type(error)(f"{shown(header.name)}: {error}") from error
 
 
-def _member(header: tarformat.Header, records: dict[bytes, bytes], offset: int) -> Member:
-    size = tarformat.pax_number(records[b"size"]) if records.get(b"size") else header.size
+def _member(header: Header, extended: Extended, offset: int) -> Member:
+    told = extended.records.values.get(b"size")
+    size = header.size if told is None else tarformat.pax_number(told)
     if size < 0:
         raise InvalidContentError(f"its size is {size}")
     return Member(
-        records.get(b"path") or header.name,
+        extended.name(header),
         header.kind,
-        records.get(b"linkpath") or header.link,
+        extended.link(header),
         offset,
         0 if header.kind in _WITHOUT_CONTENT else size,
-        header.kind == tarformat.GNU_SPARSE
-        or any(key.startswith(b"GNU.sparse.") for key in records),
+        header.kind == tarformat.GNU_SPARSE or extended.records.are_sparse(),
     )
 
 
@@ -172,12 +159,7 @@ def _check_name(name: bytes, limits: Limits) -> None:
         )
 
 
-def _metadata(tape: Tape, size: int, extended: _Extended, limits: Limits) -> bytes:
-    extended.size += size
-    if size < 0 or extended.size > limits.header:
-        raise LimitExceededError(
-            f"extended headers of more than {limits.header} bytes; allow more with --limit header=N"
-        )
+def _metadata(tape: Tape, size: int) -> bytes:
     data = tape.take(size)
     tape.take(-size % BLOCK)
     if len(data) < size:

@@ -22,6 +22,7 @@ from layerstore.limits import Limits
 from layerstore.oci.images import SourceLayer
 from layerstore.oci.sources import Kind, classify, open_images
 from layerstore.oci.streams import Rewindable
+from tests.support import tars
 from tests.support.archives import (
     Layout,
     Link,
@@ -446,6 +447,26 @@ def test_an_extended_header_is_about_one_entry(tmp_path: Path) -> None:
     path = tmp_path / "archive"
     path.write_bytes(tar({"x" * 300: b"x"})[: 4 * 512] + archived())
     assert layers_of(path, _empty(tmp_path)) == [A, B]
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        tars.long_name("manifest.json") + tars.pax({"path": "b"}),
+        tars.pax({"path": "b"}) + tars.long_name("manifest.json"),
+        tars.pax({"path": "b"}) + tars.pax({"path": "manifest.json"}),
+        tars.pax([("path", "manifest.json"), ("comment", ""), ("size", "7"), ("size", "")]),
+        tars.pax({"path": "b"}) + tars.extended(b"g", b"") + tars.long_name("manifest.json"),
+    ],
+)
+def test_extended_headers_mean_what_they_mean_in_a_layer(tmp_path: Path, before: bytes) -> None:
+    files = docker_archive([(None, [A])])
+    manifest = files["manifest.json"]
+    assert isinstance(manifest, bytes)
+    others = {name: data for name, data in files.items() if name != "manifest.json"}
+    path = tmp_path / "archive"
+    path.write_bytes(before + tars.file("n", manifest) + tar(others))
+    assert layers_of(path, _empty(tmp_path)) == [A]
 
 
 def test_names_of_any_bytes_are_in_the_way_of_nothing(tmp_path: Path) -> None:
