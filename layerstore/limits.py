@@ -14,8 +14,9 @@ from typing import Final
 class Limits:
     """bytes: a layer's tar, decompressed. ratio: decompressed bytes for each compressed one, once
     RATIO_FREE bytes have come out. entries: entries of one layer, and directories above them that
-    have none. depth: directories above an entry. path: bytes of a path or a link's target. header: bytes of the extended headers of one
-    entry. document: bytes of a manifest, config or index. layers: layers of one image.
+    have none. depth: directories above an entry. path: bytes of a path or a link's target. header:
+    bytes of the extended headers of one entry. document: bytes of a manifest, config or index.
+    layers: layers of one image.
     """
 
     bytes: int = 1 << 38

@@ -23,6 +23,8 @@ from unionfs.model import NAME_MAX
 _CHUNK: Final = 1 << 20
 _ID_MAX: Final = (1 << 32) - 2
 _SIZE_MAX: Final = (1 << 63) - 1
+# PATH_MAX (linux/limits.h) counts the NUL at the end.
+_SYMLINK_MAX: Final = 4095
 
 _TABLE_OF_CONTENTS: Final = b"stargz.index.json\0"
 
@@ -297,6 +299,10 @@ class _Parser:
             return path
         if not target or b"\0" in target:
             raise InvalidContentError("a symbolic link to nothing")
+        if len(target) > _SYMLINK_MAX:
+            raise InvalidContentError(
+                f"a symbolic link to {len(target)} bytes; none can have more than {_SYMLINK_MAX}"
+            )
         if len(target) > self._limits.path:
             raise LimitExceededError(
                 f"a link to more than {self._limits.path} bytes; allow more with --limit path=N"

@@ -402,6 +402,11 @@ def test_what_is_no_tar_is_refused(store: Store, stream: bytes) -> None:
     refuse(store, stream, "entry 1.*no tar")
 
 
+def test_a_symbolic_link_that_linux_can_not_have_is_refused(store: Store) -> None:
+    assert recorded(tar(symlink("s", "t" * 4095))).entries[0].target == b"t" * 4095
+    refuse(store, tar(symlink("s", "t" * 4096)), r"entry 1 \(s\): a symbolic link to 4096 bytes")
+
+
 # Limits
 
 
