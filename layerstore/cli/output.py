@@ -52,7 +52,8 @@ def time(nanoseconds: int, *, exact: bool = False) -> str:
     seconds, rest = divmod(nanoseconds, 10**9)
     try:
         whole = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, OSError):
+        # gmtime(3): EOVERFLOW if the year is no int.
         return f"@{seconds}"
     return f"{whole}.{rest:09}Z" if exact else f"{whole}Z"
 

@@ -136,10 +136,19 @@ def test_an_empty_directory_is_an_empty_list(store: StoreBuilder, run: Command) 
 
 
 def test_times_beyond_the_calendar_are_told_in_seconds(store: StoreBuilder, run: Command) -> None:
-    late = tars.tar(tars.file("f", mtime=1 << 40))
+    times = [1 << 40, (1 << 63) - 1, -(1 << 63)]
+    late = tars.tar(
+        *(
+            member
+            for number, time in enumerate(times)
+            for member in (tars.pax({"mtime": str(time)}), tars.file(f"f{number}"))
+        )
+    )
     store.image("late", [late])
 
-    assert run("ls", "-l", "late") == ["-rw-r--r-- 1 0 0 0 @1099511627776 f"]
+    shown = [line.split()[5:] for line in run("ls", "-l", "late")]
+    assert shown == [[f"@{time}", f"f{number}"] for number, time in enumerate(times)]
+    assert [item["mtime"] for item in run.json("ls", "late")] == [f"@{time}" for time in times]
 
 
 def test_errors_name_what_was_typed(run: Command) -> None:
