@@ -289,9 +289,18 @@ def _import_tree(
         store = (root.st_dev, root.st_ino)
         if store in layer.lineage:
             raise StoreError(f"{path} is in the store itself: name another directory")
-        pieces = pack.pack_tree(layer, left_out.append, without=store)
+        pieces = _named(path, pack.pack_tree(layer, left_out.append, without=store))
         imported = _import_layer(repository, PieceReader(pieces), None, options, progress)
     return Imported(imported.image, imported.new, left_out)
+
+
+def _named(path: Path, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The pieces of a directory's tar; errors on the way tell which file of the host it was."""
+    try:
+        yield from pieces
+    except OSError as error:
+        name = os.path.join(path, os.fsdecode(error.filename or ""))
+        raise OSError(error.errno, error.strerror, name) from error
 
 
 def _import_layer(

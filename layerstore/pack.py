@@ -22,7 +22,7 @@ from layerstore import changes, tarwriter
 from layerstore.changes import Pair
 from layerstore.errors import StoreError, shown
 from layerstore.tarwriter import Member
-from layerstore.view import Identity, View, ViewNode, identity
+from layerstore.view import Identity, Naming, View, ViewNode, identity
 from unionfs import merge
 from unionfs.layers import markers
 from unionfs.layers.base import Layer
@@ -82,13 +82,16 @@ def _tree(layer: Layer, left_out: LeftOut, without: tuple[int, int] | None) -> I
     names = _Names()
     for node in View([layer]).walk(without=is_left_out):
         entry = node.stack[0].entry
-        _require_whole(layer, node)
+        with Naming(node.path):
+            _require_whole(layer, node)
         if not entry.implied:
             yield from _node(node, names)
         if node.is_directory:
             if entry.opaque:
                 yield _marker(node, markers.OPAQUE_NAME)
-            for name, found in sorted(layer.listing(entry).items()):
+            with Naming(node.path):
+                said = layer.listing(entry)
+            for name, found in sorted(said.items()):
                 if found is WHITEOUT:
                     yield _whiteout(node, name)
 

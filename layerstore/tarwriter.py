@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from layerstore.errors import InvalidContentError, StoreError, shown
+from layerstore.view import Naming
 
 _BLOCK: Final = 512
 _CHUNK: Final = 1 << 20
@@ -109,7 +110,8 @@ def _file(member: Member) -> Iterator[bytes]:
 
 def _content(member: Member, descriptor: int, start: int, end: int) -> Iterator[bytes]:
     while start < end:
-        piece = os.pread(descriptor, min(_CHUNK, end - start), start)
+        with Naming(member.name):
+            piece = os.pread(descriptor, min(_CHUNK, end - start), start)
         _require_same(member, True, bool(piece))
         yield piece
         start += len(piece)

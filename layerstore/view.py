@@ -111,22 +111,26 @@ class ViewNode:
         """For a regular file: the source that holds its content. Raises OSError (merge.content)."""
         if self.parent is None:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        return merge.content(self.view.layers, self.parent.stack, self.name, self.stack[0])
+        with Naming(self.path):
+            return merge.content(self.view.layers, self.parent.stack, self.name, self.stack[0])
 
     def open(self) -> int:
         """A descriptor for reading a regular file; the caller closes it. Raises OSError."""
         _, layer, entry = self.content()
-        return layer.open(entry)
+        with Naming(self.path):
+            return layer.open(entry)
 
     def readlink(self) -> bytes:
         """The target of a symbolic link. Raises OSError."""
         _, layer, entry = self.stack[0]
-        return layer.readlink(entry)
+        with Naming(self.path):
+            return layer.readlink(entry)
 
     def xattrs(self) -> dict[bytes, bytes]:
         """The extended attributes, sorted by name, without the layers' marks. Raises OSError."""
         _, layer, entry = self.source
-        return {name: layer.getxattr(entry, name) for name in sorted(layer.listxattr(entry))}
+        with Naming(self.path):
+            return {name: layer.getxattr(entry, name) for name in sorted(layer.listxattr(entry))}
 
 
 class Said(NamedTuple):
@@ -151,8 +155,8 @@ class View:
     a layer: it has the inodes with several names that were copied up, under whose names not yet
     touched the layers below show what was there before.
 
-    Methods raise OSError of the layers. The layers stay the caller's to close, and open as long as
-    nodes are used.
+    Methods raise OSError of the layers, its filename the path in the view. The layers stay the
+    caller's to close, and open as long as nodes are used.
     """
 
     def __init__(self, layers: Sequence[Layer], index: Layer | None = None) -> None:
@@ -181,7 +185,9 @@ class View:
         What layers hold open for the directory is given up when the last one has been taken.
         """
         _require_directory(directory)
-        for name, position in sorted(merge.children(directory.stack).items()):
+        with Naming(directory.path):
+            names = merge.children(directory.stack)
+        for name, position in sorted(names.items()):
             node = self._child(directory, name, position)
             if node is not None:
                 yield node
@@ -264,7 +270,8 @@ class View:
         return history
 
     def _child(self, directory: ViewNode, name: bytes, position: int | None) -> ViewNode | None:
-        stack = merge.resolve(self.layers, directory.stack, name, position)
+        with Naming(directory.path, name):
+            stack = merge.resolve(self.layers, directory.stack, name, position)
         if not stack:
             return None
         if self._index is not None and not stack[0].entry.is_directory:
@@ -374,6 +381,23 @@ def _ask(layer: Layer, names: list[bytes]) -> _Answer:
 def _require_directory(node: ViewNode) -> None:
     if not node.is_directory:
         raise _failure(errno.ENOTDIR, node.path)
+
+
+class Naming:
+    """A context: in its block an OSError is about the path that *names* make."""
+
+    __slots__ = ("_names",)
+
+    def __init__(self, *names: bytes) -> None:
+        self._names = names
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            path = os.fsdecode(os.path.join(*self._names) or b".")
+            raise OSError(error.errno, error.strerror, path) from error
 
 
 def _failure(number: int, path: bytes) -> OSError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import hashlib
 import io
@@ -41,6 +42,7 @@ from tests.support.archives import (
 )
 from tests.support.layers import Directory, File, HardLink, Node, Symlink, build
 from tests.support.stores import StoreBuilder
+from unionfs.layers.directory import DirectoryLayer
 from unionfs.model import Entry
 
 pytestmark = pytest.mark.usefixtures("nothing_left_open")
@@ -385,6 +387,37 @@ def test_a_directory_comes_in_without_the_store_that_is_in_it(
     (layer,) = repository.open_layers(found.image)
     assert list(layer.listing(layer.root())) == [b"file"]
     layer.close()
+
+
+@pytest.mark.parametrize(
+    ("layer", "method", "path"),
+    [
+        (DirectoryLayer, "lookup", "d"),
+        (DirectoryLayer, "listing", "."),
+        (DirectoryLayer, "metacopy", "d/file"),
+        (DirectoryLayer, "listxattr", "."),
+        (DirectoryLayer, "readlink", "d/link"),
+        (DirectoryLayer, "open", "d/file"),
+        (os, "pread", "d/file"),
+    ],
+)
+def test_what_of_a_directory_can_not_be_read_is_told(
+    repository: Repository,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    layer: Any,
+    method: str,
+    path: str,
+) -> None:
+    build(tmp_path / "root", {"d": {"file": "content", "link": Symlink("file")}})
+
+    def failing(*words: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", b".wh.x")
+
+    monkeypatch.setattr(layer, method, failing)
+    with pytest.raises(PermissionError) as error:
+        imported(repository, tmp_path / "root")
+    assert error.value.filename == f"{tmp_path}/root/{path}"
 
 
 @pytest.mark.parametrize("inside", ["", "objects"])
