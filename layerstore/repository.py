@@ -213,13 +213,16 @@ class Repository:
             raise StoreError(f"{word} may be any of {len(found)}; write more of it")
         return found.pop() if found else None
 
-    def tag(self, word: str, new: Iterable[str]) -> None:
-        """Give an image more names; another image loses them. Raises StoreError; then all stay."""
+    def tag(self, word: str, new: Iterable[str]) -> Image:
+        """Give an image more names, which others lose; answers it. Raises StoreError; then all
+        stay.
+        """
         found = self.find(word)
         wanted = [names.require(name) for name in new]
         with self.catalog.changing():
             for name in wanted:
                 self.catalog.set_tag(name, found.id)
+        return self.image(found.id)
 
     def untag(self, words: Iterable[str]) -> None:
         """Take names away. Raises StoreError if one is not there; then all stay."""
@@ -228,12 +231,17 @@ class Repository:
                 if not self.catalog.remove_tag(names.require(word)):
                     raise StoreError(f"no image in the store {self.paths.root} is called {word}")
 
-    def remove(self, word: str) -> Image:
-        """Remove an image with all its names; answers what it was. Raises as ``find``."""
-        image = self.find(word)
+    def remove(self, *words: str) -> list[Image]:
+        """Remove images with all their names; answers what they were.
+
+        Raises as ``find``; then all stay.
+        """
         with self.catalog.changing():
-            self.catalog.remove_image(image.id)
-        return image
+            # One may be meant by several words.
+            found = {image.id: image for image in map(self.find, words)}
+            for image in found:
+                self.catalog.remove_image(image)
+        return list(found.values())
 
     def open_layers(self, image: Image) -> list[StoredLayer]:
         """An image's layers, base first; the caller closes them.

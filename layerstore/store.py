@@ -203,7 +203,8 @@ class Store:
         >>> store.rm("app:1").names, store.images()
         (('app:1',), [])
         """
-        return self.repository.remove(word)
+        (image,) = self.repository.remove(word)
+        return image
 
     # Images from images
 

@@ -139,7 +139,7 @@ def history(settings: Settings, image: str, json_: bool) -> None:
 
 @click.command()
 @click.argument("image", metavar="IMAGE")
-@click.argument("name", metavar="NAME", nargs=-1, required=True)
+@click.argument("name", metavar="NAME...", nargs=-1, required=True)
 @pass_settings
 def tag(settings: Settings, image: str, name: tuple[str, ...]) -> None:
     """Give an image one more name. A name that another image has moves to this one.
@@ -153,7 +153,7 @@ def tag(settings: Settings, image: str, name: tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.argument("name", metavar="NAME", nargs=-1, required=True)
+@click.argument("name", metavar="NAME...", nargs=-1, required=True)
 @pass_settings
 def untag(settings: Settings, name: tuple[str, ...]) -> None:
     """Take names away. The images stay, by their IDs.
@@ -167,7 +167,7 @@ def untag(settings: Settings, name: tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.argument("image", metavar="IMAGE", nargs=-1, required=True)
+@click.argument("image", metavar="IMAGE...", nargs=-1, required=True)
 @pass_settings
 def rm(settings: Settings, image: tuple[str, ...]) -> None:
     """Remove images with all their names. What nothing else needs goes with layerstore gc.
@@ -177,9 +177,9 @@ def rm(settings: Settings, image: tuple[str, ...]) -> None:
       layerstore rm alpine:3.19
     """
     with settings.open() as repository:
-        for word in image:
-            found = repository.remove(word)
-            click.echo(f"{short(found.id)}  {', '.join(found.names) or '<none>'}")
+        removed = repository.remove(*image)
+    for found in removed:
+        click.echo(f"{short(found.id)}  {', '.join(found.names) or '<none>'}")
 
 
 COMMANDS: Final[tuple[click.Command, ...]] = (images, layers, history, tag, untag, rm)

@@ -142,12 +142,21 @@ def test_names_go_all_or_none(repository: Repository, four: Four) -> None:
 
 
 def test_what_was_removed_is_gone_with_all_its_names(repository: Repository, four: Four) -> None:
-    assert repository.remove("app:1") == four.app
+    assert repository.remove("app:1") == [four.app]
     assert not repository.has("app:1")
     assert not repository.has(four.app.id)
     with pytest.raises(StoreError, match="is not in the store"):
         repository.image(four.app.id)
     assert len(repository.layers()) == 2
+
+
+def test_images_are_removed_all_or_none(repository: Repository, four: Four) -> None:
+    with pytest.raises(StoreError, match="there is no image nothing"):
+        repository.remove("app:1", "nothing")
+    assert repository.find("app:1") == four.app
+    before = len(repository.images())
+    assert repository.remove("app:1", four.app.id) == [four.app]
+    assert len(repository.images()) == before - 1
 
 
 @pytest.mark.parametrize("limits", [Limits(layers=1), Limits(document=10)])
