@@ -182,7 +182,7 @@ def _history(image: Image, keep: int) -> list[History]:
 def _now() -> str:
     """The time of now, or that of $SOURCE_DATE_EPOCH (reproducible-builds.org), in RFC 3339."""
     epoch = os.environ.get(_EPOCH)
-    if epoch is None:
+    if not epoch:
         time = datetime.now(UTC)
     elif epoch.isdecimal() and len(epoch) <= _EPOCH_DIGITS:
         time = datetime.fromtimestamp(int(epoch), UTC)

@@ -13,9 +13,12 @@ _DIGITS: Final = re.compile(r"(?:sha256:)?(?P<digits>[0-9a-f]{4,64})")
 
 
 def require(text: str) -> str:
-    """The full form of a name, with its tag. Raises StoreError if it can't be one."""
+    """The full form of a name, with its tag. Raises StoreError if it can't be one.
+
+    With a digest behind it, it would say what nobody keeps to.
+    """
     name = normalised(text)
-    if name is None:
+    if name is None or "@" in text:
         raise StoreError(f"{text} can't be the name of an image: write it like team/app:1.2")
     return name
 

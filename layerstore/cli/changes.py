@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +10,7 @@ import click
 
 from layerstore import committing, names
 from layerstore.cli import output, progress
-from layerstore.cli.output import json_option, short, warn_left_out
+from layerstore.cli.output import json_option, short, warn_left_out, warn_moved
 from layerstore.cli.settings import Settings, pass_settings
 from layerstore.committing import About, Made
 
@@ -53,6 +54,7 @@ def commit(
     """
     about = About([names.require(tag) for tag in tags], "layerstore commit", author, message)
     with settings.open() as repository, progress.shown() as watcher:
+        before = repository.names()
         made = committing.commit(
             repository,
             Path(upper),
@@ -62,13 +64,17 @@ def commit(
             work=None if work is None else Path(work),
             userxattr=userxattr,
         )
-    _show(made, json_=json_)
+    _show(made, before, json_=json_)
 
 
 @click.command()
 @click.argument("image", metavar="IMAGE")
 @click.option(
-    "--keep", metavar="N", type=int, default=0, help="Leave the first N layers as they are."
+    "--keep",
+    metavar="N",
+    type=click.IntRange(0),
+    default=0,
+    help="Leave the first N layers as they are.",
 )
 @_tag
 @_message
@@ -92,12 +98,14 @@ def squash(
     """
     about = About([names.require(tag) for tag in tags], "layerstore squash", author, message)
     with settings.open() as repository, progress.shown() as watcher:
+        before = repository.names()
         made = committing.squash(repository, repository.find(image), about, watcher, keep=keep)
-    _show(made, json_=json_)
+    _show(made, before, json_=json_)
 
 
-def _show(made: Made, *, json_: bool) -> None:
+def _show(made: Made, before: Mapping[str, str], *, json_: bool) -> None:
     warn_left_out(made.left_out)
+    warn_moved(before, made.image)
     image = made.image
     if json_:
         output.as_json({"id": image.id, "names": list(image.names), "layers": list(image.layers)})

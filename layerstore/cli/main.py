@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 import sys
@@ -12,6 +13,7 @@ import click
 
 from layerstore.cli import process
 from layerstore.cli.settings import Settings, limits_of
+from layerstore.limits import Limits
 from unionfs import __version__
 from unionfs.model import UnionError, printable
 
@@ -87,7 +89,8 @@ class _Group(click.Group):
     metavar="NAME=N",
     multiple=True,
     help="Let images ask for more, or less: bytes and ratio of a layer decompressed, its entries,"
-    " their depth, path and header, document and layers of an image.",
+    " their depth, path and header, document and layers of an image (default: "
+    f"{', '.join(f'{name}={number}' for name, number in dataclasses.asdict(Limits()).items())}).",
 )
 @click.version_option(__version__, prog_name="layerstore", message="%(prog)s %(version)s")
 @click.pass_context
@@ -98,6 +101,8 @@ def layerstore(context: click.Context, store: str | None, limits: tuple[str, ...
     layerstore import alpine.tar --tag alpine:3.20
     unionmount alpine:3.20 /mnt/root
     """
+    if store == "":
+        raise click.BadParameter("the name is empty", param_hint="--store")
     context.obj = Settings(None if store is None else os.path.abspath(store), limits_of(limits))
 
 

@@ -181,7 +181,7 @@ def _show_end(
     for outcome in done:
         click.echo(printable(f"{outcome.name}: {outcome.how}"))
     if not any(finding.is_damage for finding in found):
-        click.echo("Everything is as it should be.")
+        click.echo("Nothing is damaged." if found else "Everything is as it should be.")
     elif not left:
         click.echo("Everything is repaired.")
     elif mend:

@@ -12,7 +12,7 @@ import click
 
 from layerstore import names
 from layerstore.cli import output, progress
-from layerstore.cli.output import json_option, short, warn, warn_left_out
+from layerstore.cli.output import json_option, short, warn, warn_left_out, warn_moved
 from layerstore.cli.settings import Settings, pass_settings
 from layerstore.compression import Compression
 from layerstore.errors import InvalidContentError, StoreError, shown
@@ -66,12 +66,14 @@ def import_(
     """
     options = Options([names.require(tag) for tag in tags], platform, reference, keep_blobs)
     with settings.open() as repository, progress.shown() as watcher, _naming(source):
+        before = repository.names()
         if source == _STANDARD_STREAM:
             found = import_stream(repository, _standard_input(), options, watcher)
         else:
             found = import_path(repository, Path(source), options, watcher)
     for imported in found:
         warn_left_out(imported.left_out)
+        warn_moved(before, imported.image)
     if json_:
         output.as_json([_imported(item) for item in found])
         return
@@ -138,6 +140,10 @@ def export(
     """
     kind = Format(format_)
     wanted = None if compression is None else Compression(compression)
+    if kind is Format.DIR and target == _STANDARD_STREAM:
+        raise click.UsageError("the format dir makes a directory: name one")
+    if kind is Format.DIR and wanted is not None:
+        raise click.UsageError("--compression is for layers, and the format dir has none")
     with settings.open() as repository, progress.shown() as watcher:
         if kind is Format.LAYER:
             diff_id = _only_layer(repository, words)

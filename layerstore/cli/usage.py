@@ -19,7 +19,7 @@ from layerstore.inspection.waste import PathUse
 
 
 @click.command()
-@click.argument("image", metavar="[IMAGE]...", nargs=-1)
+@click.argument("image", metavar="[IMAGE...]", nargs=-1)
 @json_option
 @pass_settings
 def du(settings: Settings, image: tuple[str, ...], *, json_: bool) -> None:

@@ -664,6 +664,12 @@ def test_the_command_says_what_is_damaged_and_mends_it(store: StoreBuilder, full
     assert run(store) == (0, "Everything is as it should be.\n")
 
 
+def test_the_command_tells_that_a_foreign_file_is_no_damage(store: StoreBuilder) -> None:
+    (store.path / "objects" / "mine").touch()
+    told = "foreign file objects/mine does not belong to the store\nNothing is damaged.\n"
+    assert run(store) == (0, told)
+
+
 def test_a_source_without_repair_is_a_mistake(store: StoreBuilder, full: Path) -> None:
     assert run(store, "--from", str(full / "two.tar"))[0] == 2
 

@@ -121,7 +121,11 @@ def test_the_command_tells_its_commands_and_its_version(command: Command) -> Non
         ["export", "only-one"],
         ["export", "a", "b", "--format", "none"],
         ["export", "a", "b", "--compression", "xz"],
+        ["export", "a", "-", "--format", "dir"],
+        ["export", "a", "b", "--format", "dir", "--compression", "zstd"],
         ["squash", "a", "--keep", "x"],
+        ["squash", "a", "--keep", "-1"],
+        ["--store", "", "images"],
         ["--limit", "none=5", "images"],
         ["--limit", "bytes", "images"],
         ["--limit", "bytes=", "images"],
@@ -136,6 +140,18 @@ def test_a_wrong_command_line_is_one_line_that_leads_to_help(
 ) -> None:
     assert "--help)" in command.fails(*words, status=2)
     assert not store.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "usage"),
+    [("tag", "IMAGE NAME..."), ("untag", "NAME..."), ("rm", "IMAGE..."), ("du", "[IMAGE...]")],
+)
+def test_the_help_tells_what_may_be_several(command: Command, name: str, usage: str) -> None:
+    assert command(name, "--help").startswith(f"Usage: layerstore {name} [OPTIONS] {usage}\n")
+
+
+def test_the_help_tells_the_limits(command: Command) -> None:
+    assert " bytes=274877906944, ratio=2000, " in " ".join(command("--help").split())
 
 
 def test_a_limit_holds_for_what_comes_in(

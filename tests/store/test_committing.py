@@ -219,10 +219,13 @@ def test_a_time_that_is_none_is_told_before_anything_is_stored(
     assert len(repository.layers()) == 2
 
 
+@pytest.mark.parametrize("told", [None, ""])
 def test_without_a_told_time_it_is_now(
-    base: Image, upper: Upper, monkeypatch: pytest.MonkeyPatch
+    base: Image, upper: Upper, monkeypatch: pytest.MonkeyPatch, told: str | None
 ) -> None:
     monkeypatch.delenv("SOURCE_DATE_EPOCH")
+    if told is not None:
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", told)
     created = upper.commit(base, {}).image.config.created
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", created)
 

@@ -8,6 +8,7 @@ from layerstore import names
 from layerstore.errors import StoreError
 
 DIGITS = "0123456789abcdef" * 4
+DIGEST = f"sha256:{DIGITS}"
 
 
 @pytest.mark.parametrize(
@@ -16,7 +17,6 @@ DIGITS = "0123456789abcdef" * 4
         ("alpine", "alpine:latest"),
         ("team/app:1.2", "team/app:1.2"),
         ("registry.example:5000/team/app", "registry.example:5000/team/app:latest"),
-        (f"app:1@sha256:{DIGITS}", "app:1"),
     ],
 )
 def test_a_name_has_a_tag(text: str, name: str) -> None:
@@ -24,7 +24,8 @@ def test_a_name_has_a_tag(text: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":1", "App", "a b", "a:", "a/", "/a", "../a", "a:-b", "a\nb", "ä", "a:b:c"]
+    "text",
+    ["", ":1", "App", "a b", "a:", "a/", "/a", "../a", "a:-b", "a\nb", "ä", "a:b:c", f"a@{DIGEST}"],
 )
 def test_what_can_be_no_name_is_refused(text: str) -> None:
     with pytest.raises(StoreError, match="can't be the name of an image: write it like"):
