@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import secrets
+from pathlib import Path
 from typing import Final
 
 from unionfs.syscalls import check, libc
@@ -31,6 +33,21 @@ def sync_filesystem(path: str) -> None:
         check(libc.syncfs(ctypes.c_int(descriptor)), os.fsencode(path))
     finally:
         os.close(descriptor)
+
+
+def beside(path: Path) -> Path:
+    """A new name in the directory of *path*, for what is to have that name once it is complete.
+
+    Raises OSError, about the directory, if it is not there or is none.
+    """
+    os.close(os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    # However long the name is, this one is not.
+    return path.with_name(f".{secrets.token_hex(8)}{_TEMPORARY}")
+
+
+def is_empty_directory(path: Path) -> bool:
+    """Whether a directory without anything in it is there. Raises OSError."""
+    return path.is_dir() and not any(path.iterdir())
 
 
 def write_file(path: str, content: bytes, mode: int = 0o400) -> None:

@@ -7,7 +7,6 @@ import dataclasses
 import enum
 import functools
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +150,7 @@ def _written(target: Path | BinaryIO) -> Iterator[BinaryIO]:
             yield file
         return
     target = Path(os.path.realpath(target))
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    temporary = durable.beside(target)
     try:
         with temporary.open("xb") as file:
             yield file

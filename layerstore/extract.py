@@ -86,12 +86,8 @@ def _require_free(target: Path) -> None:
     if target.is_mount():
         # Nothing can be renamed over it.
         raise StoreError(f"{name} is a mount point: name a new directory in it")
-    if target.is_symlink() or (target.exists() and not _is_empty_directory(target)):
+    if target.is_symlink() or (target.exists() and not durable.is_empty_directory(target)):
         raise StoreError(f"{name} is in the way: it is not an empty directory")
-
-
-def _is_empty_directory(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import secrets
 import shutil
 import tarfile
 from collections import Counter
@@ -71,10 +70,10 @@ def write_layout(directory: Path, images: Sequence[OutputImage]) -> None:
 
     It is there as a whole or not at all. Raises StoreError, OSError, InvalidContentError.
     """
-    if directory.is_symlink() or (directory.exists() and not _is_empty_directory(directory)):
+    if directory.is_symlink() or (directory.exists() and not durable.is_empty_directory(directory)):
         raise StoreError(f"{printable(str(directory))} is in the way: it is not an empty directory")
     target = directory.absolute()
-    built = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    built = durable.beside(target)
     built.mkdir()
     try:
         for name, blob in _layout_files(images):
@@ -110,10 +109,6 @@ def write_docker_archive(out: BinaryIO, images: Sequence[OutputImage]) -> None:
         files |= {config_path: config, **dict(zip(paths, image.layers, strict=True))}
     manifest = Blob.of_bytes(msgspec.json.encode(items))
     _write_tar(out, [(docker.MANIFEST, manifest), *files.items()])
-
-
-def _is_empty_directory(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
 
 
 def _layout_files(images: Sequence[OutputImage]) -> Iterator[tuple[str, Blob]]:

@@ -296,7 +296,32 @@ def test_a_signal_ends_an_import_from_a_pipe_that_gives_nothing(
     assert os.listdir(store.path / "tmp") == []
 
 
-@pytest.mark.parametrize("form", ["oci", "oci-archive", "layer", "dir"])
+FORMS = ["oci", "oci-archive", "layer", "dir"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("parent", "reason"), [("none", "No such file or directory"), ("file", "Not a directory")]
+)
+def test_a_target_without_a_directory_to_be_in_is_told_by_that(
+    command: Command, store: StoreBuilder, directory: Path, form: str, parent: str, reason: str
+) -> None:
+    store.image("app:1", [A])
+    (directory / "file").touch()
+    line = command.fails("export", "app:1", directory / parent / "out", "--format", form)
+    assert line == f"layerstore: {directory / parent}: {reason}"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_target_may_have_the_longest_name(
+    command: Command, store: StoreBuilder, directory: Path, form: str
+) -> None:
+    store.image("app:1", [A])
+    command("export", "app:1", directory / ("n" * 255), "--format", form)
+    assert sorted(os.listdir(directory)) == ["n" * 255, "store"]
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_a_signal_leaves_nothing_of_an_export(
     command: Command,
     store: StoreBuilder,
