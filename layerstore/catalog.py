@@ -217,7 +217,7 @@ class Catalog:
         """Take a name away; whether it was there."""
         return bool(self._run("DELETE FROM tag WHERE name = ? RETURNING name", (name,)))
 
-    def tags(self) -> list[tuple[Any, ...]]:
+    def tags(self) -> list[tuple[str, str]]:
         """All names and their images, sorted."""
         return [(row[0], row[1]) for row in self._run("SELECT name, image FROM tag ORDER BY name")]
 

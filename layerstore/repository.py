@@ -60,7 +60,7 @@ class Image:
     @property
     def title(self) -> str:
         """What to call it before people."""
-        return self.names[0] if self.names else self.id[:19]
+        return self.names[0] if self.names else digest.short(self.id)
 
 
 class Repository:
@@ -173,6 +173,10 @@ class Repository:
         if row is None:
             raise StoreError(f"image {image} is not in the store")
         return self._image(row, [name for name, of in self.catalog.tags() if of == image])
+
+    def names(self) -> dict[str, str]:
+        """All names, and the IDs of their images."""
+        return dict(self.catalog.tags())
 
     def find(self, word: str) -> Image:
         """The image that a user means: by name, by its ID or the beginning of that, by a

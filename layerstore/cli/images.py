@@ -149,7 +149,8 @@ def tag(settings: Settings, image: str, name: tuple[str, ...]) -> None:
       layerstore tag alpine:3.20 base:stable
     """
     with settings.open() as repository:
-        repository.tag(image, name)
+        before = repository.names()
+        output.warn_moved(before, repository.tag(image, name))
 
 
 @click.command()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 import click
 
 from layerstore.errors import shown
+from layerstore.repository import Image
 from unionfs.model import printable
 
 _SHORT: Final = 19
@@ -100,3 +101,11 @@ def warn_left_out(paths: Iterable[bytes]) -> None:
     """Tell what was left out of a layer."""
     for path in paths:
         warn(f"left out: {shown(b'/' + path)} (no layer has a socket, or the store itself, in it)")
+
+
+def warn_moved(before: Mapping[str, str], image: Image) -> None:
+    """Tell of the names of *image* that were others'. before: images by their names."""
+    for name in image.names:
+        was = before.get(name, image.id)
+        if was != image.id:
+            warn(f"{name} was {short(was)} before")

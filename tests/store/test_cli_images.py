@@ -367,6 +367,9 @@ def test_an_import_tells_what_came_in(
     assert command.json("import", archive, "--tag", "other:1") == [
         {"id": image.id, "names": ["app:1", "other:1"], "new_layers": 0}
     ]
+    moved = store.image("app:1", [A])
+    _, said = command.warns("import", archive, "--json")
+    assert said == f"layerstore: app:1 was {moved.id[:19]} before\n"
     other = Command(directory / "other", command._capture)
     assert other("import", archive).endswith("  app:1  (2 layers, 2 new)\n")
 
@@ -585,7 +588,8 @@ def names(store: StoreBuilder) -> dict[str, str]:
 
 def test_names_come_move_and_go(command: Command, store: StoreBuilder) -> None:
     a, b = store.image("a:1", [A]), store.image("b:1", [B])
-    assert command("tag", "a:1", "c", "b:1") == ""
+    output, said = command.warns("tag", "a:1", "c", "b:1")
+    assert (output, said) == ("", f"layerstore: b:1 was {b.id[:19]} before\n")
     assert names(store) == {"a:1": a.id, "b:1": a.id, "c:latest": a.id}
     assert command("tag", b.id[7:19], "d:1") == ""
     assert command("untag", "c", "d:1") == ""
