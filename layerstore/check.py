@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 from layerstore import damage, digest, leases, names, proof
 from layerstore.catalog import BlobRow, ManifestRow
 from layerstore.digest import Digest
-from layerstore.errors import DamagedError, InvalidContentError
+from layerstore.errors import DamagedError, InvalidContentError, counted
 from layerstore.index import ROOT, Index
 from layerstore.ingest import INDEX, RECIPE, Tell
 from layerstore.limits import UNLIMITED
@@ -296,7 +296,7 @@ def _object_problem(objects: Objects, key: Key) -> str | None:
     if not stat.S_ISREG(status.st_mode):
         return "is no file"
     if status.st_size != key.size:
-        return f"has {status.st_size} bytes"
+        return f"has {counted(status.st_size, 'byte')}"
     try:
         whole = objects.is_whole(key)
     except OSError as error:

@@ -13,7 +13,7 @@ from typing import Final
 from layerstore import pack
 from layerstore.adding import add_layer
 from layerstore.digest import Digest
-from layerstore.errors import StoreError
+from layerstore.errors import StoreError, counted
 from layerstore.ingest import Claim
 from layerstore.oci.documents import History, make_config
 from layerstore.pieces import PieceReader
@@ -94,7 +94,8 @@ def squash(
     Raises StoreError, OSError.
     """
     if not 0 <= keep < len(image.layers):
-        raise StoreError(f"{image.title} has {len(image.layers)} layers: keep fewer than that")
+        number = counted(len(image.layers), "layer")
+        raise StoreError(f"{image.title} has {number}: keep fewer than that, or none")
     left_out: list[bytes] = []
     with contextlib.ExitStack() as stack:
         layers = _opened(stack, repository, image)

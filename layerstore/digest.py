@@ -26,6 +26,7 @@ SHA256_PATTERN: Final = r"\Asha256:[0-9a-f]{64}\Z"
 _DIGEST: Final = re.compile(PATTERN)
 _SHA256: Final = re.compile(SHA256_PATTERN)
 _SHOWN: Final = 160
+_SHORT: Final = 19
 
 
 def parse(text: str) -> Digest:
@@ -33,6 +34,11 @@ def parse(text: str) -> Digest:
     if not _DIGEST.match(text):
         raise InvalidContentError(f"{text[:_SHOWN]!r} is not a sha256 or sha512 digest")
     return Digest(text)
+
+
+def short(text: str) -> str:
+    """A digest as people recognise it: the algorithm and twelve digits."""
+    return text[:_SHORT]
 
 
 def is_sha256(text: str) -> bool:

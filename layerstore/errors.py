@@ -24,3 +24,8 @@ class DamagedError(StoreError):
 def shown(name: bytes) -> str:
     """A name from an archive on one line, whatever bytes are in it."""
     return printable(name.decode("utf-8", "surrogateescape"))
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 layer``, ``2 layers``."""
+    return f"{number} {noun}{'s' * (number != 1)}"

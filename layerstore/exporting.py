@@ -14,7 +14,7 @@ from typing import BinaryIO, Final
 
 from layerstore import digest, durable, layertar
 from layerstore.compression import Compression, compress
-from layerstore.digest import Digest, HashingReader
+from layerstore.digest import Digest, HashingReader, short
 from layerstore.errors import DamagedError, InvalidContentError, StoreError
 from layerstore.extract import Extracted, extract
 from layerstore.limits import UNLIMITED
@@ -28,7 +28,6 @@ from layerstore.repository import Image, Repository
 from layerstore.view import View
 
 _CHUNK: Final = 1 << 20
-_SHOWN_DIGITS: Final = 19
 _SUFFIXES: Final = {Compression.NONE: "", Compression.GZIP: "+gzip", Compression.ZSTD: "+zstd"}
 
 
@@ -65,8 +64,10 @@ def named(image: Image, word: str) -> tuple[str, ...]:
 
 def only_layer(image: Image) -> str:
     """The layer of an image that has one. Raises StoreError if it has several, or none."""
-    if len(image.layers) != 1:
-        listed = ", ".join(diff_id[:_SHOWN_DIGITS] for diff_id in image.layers)
+    if not image.layers:
+        raise StoreError(f"{image.title} has no layers")
+    if len(image.layers) > 1:
+        listed = ", ".join(map(short, image.layers))
         raise StoreError(f"{image.title} has {len(image.layers)} layers; name one: {listed}")
     return image.layers[0]
 
@@ -273,7 +274,7 @@ class _Blobs:
     def _compress(self, diff_id: str, kind: Compression) -> Blob:
         path = Path(self._directory) / f"{len(self._made)}"
         tar = self._tar(diff_id)
-        tell = self._progress.begin(diff_id[:_SHOWN_DIGITS], tar.size)
+        tell = self._progress.begin(short(diff_id), tar.size)
         reader = HashingReader(PieceReader(compress(_told(tar.chunks(), tell), kind)))
         with path.open("xb") as file:
             while piece := reader.read(_CHUNK):

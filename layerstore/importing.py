@@ -15,6 +15,7 @@ from typing import Final
 from layerstore import pack
 from layerstore.adding import Wanted, add_layer, add_wanted, sha256
 from layerstore.compression import Compression, sniff
+from layerstore.digest import short
 from layerstore.errors import InvalidContentError, StoreError
 from layerstore.index import ROOT
 from layerstore.ingest import Claim, Ingested, Tell
@@ -30,7 +31,6 @@ from layerstore.worker import Worker
 from unionfs.layers.directory import DirectoryLayer
 
 _AT_ONCE: Final = os.cpu_count() or 1
-_SHOWN_DIGITS: Final = 19
 _SNIFFED: Final = 10
 _LARGE: Final = 1 << 23
 _WAS_STOPPED: Final = "the import was stopped"
@@ -180,7 +180,7 @@ class _Layers:
     def _add(self, layer: SourceLayer) -> None:
         if self._is_there(layer):
             return
-        title = layer.diff_id[:_SHOWN_DIGITS]
+        title = short(layer.diff_id)
         with self._turn(layer, title):
             # Whoever had the turn before may have added it.
             if self._is_there(layer):

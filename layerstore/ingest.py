@@ -21,7 +21,7 @@ from layerstore import database, durable, leases, tarstream
 from layerstore.catalog import BlobRow
 from layerstore.compression import Compression, open_decompressed
 from layerstore.digest import Digest
-from layerstore.errors import InvalidContentError
+from layerstore.errors import InvalidContentError, counted
 from layerstore.indexwriter import IndexWriter
 from layerstore.limits import Limits
 from layerstore.objects import Key, Objects, Staging
@@ -200,7 +200,8 @@ class _Blob:
         while self.read(_SMALL):
             pass
         if claim.size not in (None, self.size):
-            raise InvalidContentError(f"it has {self.size} bytes, and not {claim.size} as claimed")
+            size = counted(self.size, "byte")
+            raise InvalidContentError(f"it has {size}, and not {claim.size} as claimed")
         if claim.digest not in (None, self.digest):
             raise InvalidContentError(
                 f"its digest is {self.digest}, and not {claim.digest} as claimed"

@@ -36,7 +36,6 @@ from layerstore.repository import Repository
 from unionfs.model import printable
 
 _CHUNK: Final = 1 << 20
-_SHOWN_DIGITS: Final = 19
 
 
 class Outcome(NamedTuple):
@@ -231,7 +230,7 @@ class _Layer:
             return self._ingest(reader, offer.claim, self._repository.limits)
 
     def _ingest(self, reader: Reader, claim: Claim, limits: Limits) -> bool:
-        tell = self._progress.begin(self._diff_id[:_SHOWN_DIGITS], None)
+        tell = self._progress.begin(digest.short(self._diff_id), None)
         try:
             added = ingest(self._repository.paths, reader, limits, claim, tell, replace=True)
         except (InvalidContentError, DamagedError):

@@ -10,9 +10,10 @@ import click
 
 from layerstore import committing, names
 from layerstore.cli import output, progress
-from layerstore.cli.output import json_option, short, warn_left_out, warn_moved
+from layerstore.cli.output import json_option, warn_left_out, warn_moved
 from layerstore.cli.settings import Settings, pass_settings
 from layerstore.committing import About, Made
+from layerstore.digest import short
 
 _tag: Final = click.option(
     "--tag", "-t", "tags", metavar="NAME", multiple=True, help="What to call the new image."

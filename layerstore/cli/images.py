@@ -9,8 +9,9 @@ from typing import Any, Final
 import click
 
 from layerstore.cli import output
-from layerstore.cli.output import json_option, short
+from layerstore.cli.output import json_option
 from layerstore.cli.settings import Settings, pass_settings
+from layerstore.digest import short
 from layerstore.errors import StoreError
 from layerstore.repository import Image, Repository
 

@@ -11,8 +11,9 @@ import click
 
 from layerstore.cli import output
 from layerstore.cli.listing import item_as_json, naming
-from layerstore.cli.output import json_option, short
+from layerstore.cli.output import json_option
 from layerstore.cli.settings import Settings, pass_settings
+from layerstore.digest import short
 from layerstore.errors import shown
 from layerstore.inspection import difference, subjects
 from layerstore.inspection.blame import Blame, Statement

@@ -12,8 +12,9 @@ import click
 from layerstore import check, gc, repair
 from layerstore.check import Finding
 from layerstore.cli import output, progress
-from layerstore.cli.output import json_option, short
+from layerstore.cli.output import json_option
 from layerstore.cli.settings import Settings, pass_settings
+from layerstore.digest import short
 from layerstore.gc import Amount, Item, Plan
 from layerstore.repair import Outcome
 from unionfs.model import printable

@@ -10,11 +10,11 @@ from typing import Final
 
 import click
 
+from layerstore.digest import short
 from layerstore.errors import shown
 from layerstore.repository import Image
 from unionfs.model import printable
 
-_SHORT: Final = 19
 _STEP: Final = 1024
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -85,11 +85,6 @@ def size(number: int) -> str:
 
 json_option: Final = click.option("--json", "json_", is_flag=True, help="Print JSON.")
 """For every command that lists."""
-
-
-def short(digest: str) -> str:
-    """A digest as people recognise it: twelve digits."""
-    return digest[:_SHORT]
 
 
 def warn(line: str) -> None:

@@ -12,10 +12,11 @@ import click
 
 from layerstore import names
 from layerstore.cli import output, progress
-from layerstore.cli.output import json_option, short, warn, warn_left_out, warn_moved
+from layerstore.cli.output import json_option, warn, warn_left_out, warn_moved
 from layerstore.cli.settings import Settings, pass_settings
 from layerstore.compression import Compression
-from layerstore.errors import InvalidContentError, StoreError, shown
+from layerstore.digest import short
+from layerstore.errors import InvalidContentError, StoreError, counted, shown
 from layerstore.exporting import (
     Format,
     export_images,
@@ -65,7 +66,11 @@ def import_(
       docker save app | layerstore import -
     """
     options = Options([names.require(tag) for tag in tags], platform, reference, keep_blobs)
-    with settings.open() as repository, progress.shown() as watcher, _naming(source):
+    with (
+        settings.open(create=True) as repository,
+        progress.shown() as watcher,
+        _naming(source),
+    ):
         before = repository.names()
         if source == _STANDARD_STREAM:
             found = import_stream(repository, _standard_input(), options, watcher)
@@ -80,7 +85,7 @@ def import_(
     for item in found:
         image = item.image
         called = ", ".join(image.names) or "no name; give it one with layerstore tag"
-        layers = f"{len(image.layers)} layer{'s' * (len(image.layers) != 1)}, {item.new} new"
+        layers = f"{counted(len(image.layers), 'layer')}, {item.new} new"
         click.echo(f"{short(image.id)}  {called}  ({layers})")
 
 
@@ -157,10 +162,10 @@ def export(
             return
         done = export_images(repository, found, _target(target), kind, wanted, watcher)
     if done.recompressed and wanted is None:
-        count = len(done.recompressed)
+        layers = counted(len(done.recompressed), "layer")
         warn(
-            f"{count} layer{'s' * (count != 1)} compressed anew: the digests of blobs and manifest"
-            " are others than those that came in (import --keep-blobs keeps them)"
+            f"{layers} compressed anew: the digests of blobs and manifest are"
+            " others than those that came in (import --keep-blobs keeps them)"
         )
 
 

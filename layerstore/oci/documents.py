@@ -15,7 +15,7 @@ from msgspec import Meta, Struct, field
 
 from layerstore import digest
 from layerstore.digest import Digest
-from layerstore.errors import InvalidContentError, LimitExceededError
+from layerstore.errors import InvalidContentError, LimitExceededError, counted
 from layerstore.limits import Limits
 from layerstore.oci import lenient
 from layerstore.oci.text import shown
@@ -191,7 +191,8 @@ def check_layers(layers: int, config: ImageConfig, what: str) -> None:
     """Raise InvalidContentError unless the config names as many layers as there are."""
     named = len(config.rootfs.diff_ids)
     if named != layers:
-        raise InvalidContentError(f"{what}: {layers} layers, but its config names {named}")
+        number = counted(layers, "layer")
+        raise InvalidContentError(f"{what}: {number}, but its config names {named}")
 
 
 def make_config(

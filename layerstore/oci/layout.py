@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from layerstore import digest
 from layerstore.digest import Digest
-from layerstore.errors import InvalidContentError, StoreError
+from layerstore.errors import InvalidContentError, StoreError, counted
 from layerstore.limits import Limits
 from layerstore.oci import documents, names, platforms
 from layerstore.oci.documents import (
@@ -262,7 +262,7 @@ class Layout:
             raise InvalidContentError(f"the blob {descriptor.digest} is missing{where}")
         if content.size != descriptor.size:
             raise InvalidContentError(
-                f"the blob {descriptor.digest} has {content.size} bytes,"
+                f"the blob {descriptor.digest} has {counted(content.size, 'byte')},"
                 f" not the {descriptor.size} it claims"
             )
         return content
