@@ -15,7 +15,7 @@ from layerstore.adding import add_layer
 from layerstore.digest import Digest
 from layerstore.errors import StoreError, counted
 from layerstore.ingest import Claim
-from layerstore.oci.documents import History, make_config
+from layerstore.oci.documents import History, derive_config
 from layerstore.pieces import PieceReader
 from layerstore.progress import Nobody, Progress
 from layerstore.repository import Image, Repository
@@ -155,15 +155,13 @@ def _with_layer(
 
 
 def _config(image: Image, keep: int, diff_id: Digest, about: About, created: str) -> bytes:
-    old = image.config
     step = History(created, about.created_by, about.author, about.comment)
-    return make_config(
-        [*old.rootfs.diff_ids[:keep], diff_id],
+    return derive_config(
+        image.raw,
+        [*image.config.rootfs.diff_ids[:keep], diff_id],
         [*_history(image, keep), step],
-        old.platform,
-        config=old.config,
         created=created,
-        author=about.author or old.author,
+        author=about.author,
     )
 
 

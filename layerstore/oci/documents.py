@@ -224,6 +224,34 @@ def make_config(
     )
 
 
+def derive_config(
+    config: bytes,
+    diff_ids: Iterable[Digest],
+    history: Iterable[History],
+    *,
+    created: str,
+    author: str = "",
+) -> bytes:
+    """The config of an image of these layers that is otherwise the one of *config*.
+
+    What is not known here stays as well. author: the old one where empty.
+    """
+    new: dict[str, object] = {
+        "created": created,
+        "rootfs": RootFS(diff_ids=tuple(diff_ids)),
+        "history": tuple(history),
+    }
+    if author:
+        new["author"] = author
+    # Go takes a key in any case.
+    kept = {
+        key: value
+        for key, value in msgspec.json.decode(config).items()
+        if key.casefold() not in new
+    }
+    return msgspec.json.encode(kept | new, order="deterministic")
+
+
 def make_manifest(config: bytes, layers: Iterable[Descriptor]) -> bytes:
     """The manifest of the image with this config and these layers (base first)."""
     return _encoded(
