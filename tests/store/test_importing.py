@@ -585,6 +585,8 @@ def test_who_waits_for_another_import_can_interrupt(repository: Repository, tmp_
     source = layout_of(("a:1", [A])).write(tmp_path / "source")
 
     def interrupt() -> None:
+        while not waits_for_results(threading.main_thread()):
+            os.sched_yield()
         os.kill(os.getpid(), signal.SIGINT)
 
     with repository.turn(sha256(A)), pytest.raises(KeyboardInterrupt):
