@@ -23,7 +23,7 @@ from layerstore.importing import Imported, Options
 from layerstore.inspection import blame, content, difference, listing, subjects, usage, waste
 from layerstore.inspection.blame import Blame
 from layerstore.inspection.difference import Difference
-from layerstore.inspection.listing import Branch, Listing
+from layerstore.inspection.listing import Branch, Item, Listing
 from layerstore.inspection.usage import Usage
 from layerstore.inspection.waste import PathUse
 from layerstore.layer import StoredLayer
@@ -288,14 +288,29 @@ class Store:
         with subjects.opened(self.repository, word) as subject:
             return b"".join(content.pieces(subject.view, os.fsencode(path)))
 
-    def diff(self, before: str, after: str) -> Iterator[Difference]:
+    def diff(
+        self,
+        before: str,
+        after: str,
+        *,
+        work: StrPath | None = None,
+        userxattr: bool = False,
+    ) -> Iterator[Difference]:
         """What differs between two images or layers; *after* may be an upper directory's path.
+
+        work, userxattr: of that directory, as for :meth:`commit`.
 
         >>> *_, change = store.diff("app:1", "./upper")
         >>> change.letter, change.path
         ('M', b'/etc/motd')
         """
-        with difference.compared(self.repository, before, after) as views:
+        with difference.compared(
+            self.repository,
+            before,
+            after,
+            work=None if work is None else Path(work),
+            userxattr=userxattr,
+        ) as views:
             yield from difference.differences(*views)
 
     def blame(self, word: str, path: str) -> Blame:
@@ -311,10 +326,21 @@ class Store:
         """What images take (none named: all), and what sharing and waste come to.
 
         >>> [image.unique for image in store.du("app:1").images]
-        [8]
+        [8192]
         """
         found = [self.repository.find(word) for word in words]
         return usage.measure(self.repository, found or None)
+
+    def files(self, word: str) -> Iterator[tuple[str, Item]]:
+        """All paths of an image, each with the digest of the layer that it is from.
+
+        >>> app = store.image("app:1")
+        >>> [(app.layers.index(layer), item.path) for layer, item in store.files("app:1")]
+        [(1, b'/etc'), (1, b'/etc/motd')]
+        """
+        with subjects.opened(self.repository, word) as subject:
+            for item in listing.items(subject.view):
+                yield subject.layers[item.position].identity, item
 
     def wasted_files(self, word: str) -> list[PathUse]:
         """The paths that waste space in an image, those with the most bytes first.

@@ -77,7 +77,7 @@ def test_it_stands_in_the_package() -> None:
 
 
 def test_all_that_the_command_does_is_here() -> None:
-    verbs = set(command.list_commands(click.Context(command))) - {"import", "files"}
+    verbs = set(command.list_commands(click.Context(command))) - {"import"}
     assert verbs - set(METHODS) == set()
     assert {"import_", "wasted_files"} <= set(METHODS)
 
@@ -85,3 +85,15 @@ def test_all_that_the_command_does_is_here() -> None:
 def test_a_stream_can_be_imported(store: Store) -> None:
     (imported,) = store.import_(io.BytesIO(tar(directory("d"))), tags=["stream:1"])
     assert imported.image.names == ("stream:1",)
+
+
+def test_an_upper_s_marks_may_be_those_of_a_user(store: Store, directory: Path) -> None:
+    (directory / "upper" / "etc" / "motd").unlink()
+    os.setxattr(directory / "upper" / "etc", "user.overlay.opaque", b"y")
+    found = [
+        [change.letter for change in store.diff("app:1", "./upper", userxattr=userxattr)]
+        for userxattr in (False, True)
+    ]
+    assert ["D" in letters for letters in found] == [False, True]
+    with pytest.raises(FileNotFoundError, match="elsewhere"):
+        list(store.diff("app:1", "./upper", work="elsewhere"))
