@@ -47,7 +47,7 @@ def filled(catalog: Catalog) -> Catalog:
 
 
 def test_an_empty_catalog_knows_nothing(catalog: Catalog) -> None:
-    assert catalog.images() == catalog.tags() == catalog.blobs() == []
+    assert (catalog.images(), catalog.tags(), catalog.blobs()) == ([], [], [])
     assert catalog.image(A) is None
     assert catalog.image_of_tag("app:1") is None
     assert catalog.image_of_manifest(A) is None
