@@ -29,6 +29,7 @@ from layerstore.ingest import INDEX, RECIPE, Tell
 from layerstore.limits import UNLIMITED
 from layerstore.objects import PARTS, Key, Objects, key_of
 from layerstore.oci.documents import Manifest, parse_document
+from layerstore.paths import OF_FILESYSTEM
 from layerstore.progress import Nobody, Progress
 from layerstore.proof import Fault, Part
 from layerstore.repository import Repository
@@ -36,7 +37,7 @@ from layerstore.repository import Repository
 _AT_ONCE: Final = os.cpu_count() or 1
 _CHUNK: Final = 1 << 20
 _OF_STORE: Final = frozenset(
-    ("format", "catalog.sqlite", "catalog.sqlite-journal", "lock", "turns")
+    ("format", "catalog.sqlite", "catalog.sqlite-journal", "lock", "turns", OF_FILESYSTEM)
 )
 _OF_LAYER: Final = frozenset((INDEX, RECIPE, "damaged"))
 

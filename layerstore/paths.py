@@ -30,6 +30,8 @@ from unionfs import syscalls
 _VERSION: Final = b"layerstore 1\n"
 _FORMAT: Final = "format"
 ENVIRONMENT: Final = "LAYERSTORE"
+OF_FILESYSTEM: Final = "lost+found"
+"""What is in a store that is a filesystem of its own."""
 _OF_ROOT: Final = "/var/lib/layerstore"
 
 
@@ -111,7 +113,9 @@ def opened(root: str, *, create: bool = True) -> Paths:
             version = file.read(64)
     except FileNotFoundError:
         if not create:
-            raise StoreError(f"there is no layer store at {root}") from None
+            raise StoreError(
+                f"there is no layer store at {root}; layerstore import makes it"
+            ) from None
         _create(paths)
         return paths
     except PermissionError:
@@ -159,7 +163,7 @@ def _create(paths: Paths) -> None:
 def _fill(paths: Paths) -> None:
     """Make what is in an empty store; ``format`` comes last and says that all is there."""
     begun = (*paths.directories, paths.catalog, f"{paths.catalog}-journal", f"{_FORMAT}.new")
-    known = {os.path.basename(path) for path in begun}
+    known = {os.path.basename(path) for path in begun} | {OF_FILESYSTEM}
     if set(os.listdir(paths.root)) - known:
         raise StoreError(f"{paths.root} is not empty and no layer store: name another directory")
     os.chmod(paths.root, 0o700)

@@ -81,7 +81,7 @@ class _Group(click.Group):
     "--store",
     metavar="DIR",
     help="The store (default: $LAYERSTORE; else root's /var/lib/layerstore, a user's in the data"
-    " directory). It is made when it is first used.",
+    " directory). The first import makes it.",
 )
 @click.option(
     "--limit",

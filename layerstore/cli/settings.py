@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable
 from typing import Final
 
@@ -27,9 +28,12 @@ class Settings:
         """The path of the store that is meant. Raises StoreError."""
         return self.store or paths.default()
 
-    def open(self) -> Repository:
-        """The store, made if it is not there. Raises StoreError, OSError."""
-        return Repository(self.store, limits=self.limits)
+    def open(self, *, create: bool = False) -> Repository:
+        """The store. One that is not there is made if *create* says so, or if nobody named it: a
+        name may be mistyped. Raises StoreError, OSError.
+        """
+        is_named = bool(self.store or os.environ.get(paths.ENVIRONMENT))
+        return Repository(self.store, limits=self.limits, create=create or not is_named)
 
 
 pass_settings: Final = click.make_pass_decorator(Settings)

@@ -19,6 +19,7 @@ from typing import Any
 import click
 import pytest
 
+from layerstore import paths
 from layerstore.cli.main import layerstore, main
 from layerstore.cli.process import prepared
 from layerstore.exporting import Format
@@ -167,22 +168,66 @@ def test_a_limit_holds_for_what_comes_in(
 def test_the_environment_names_a_store(
     directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    layer = str(build(directory / "tree", {"f": "x"}))
     monkeypatch.setenv("LAYERSTORE", str(directory / "named"))
-    assert main(["images"]) == 0
+    assert main(["import", layer]) == 0
     assert (directory / "named" / "format").exists()
     monkeypatch.chdir(directory)
     monkeypatch.setenv("LAYERSTORE", "relative")
     assert main(["images"]) == 1
     assert "$LAYERSTORE is relative: make it an absolute path" in capsys.readouterr().err
     assert not (directory / "relative").exists()
-    assert main(["--store", "relative", "images"]) == 0
+    assert main(["--store", "relative", "import", layer]) == 0
     assert (directory / "relative" / "format").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["images"],
+        ["layers"],
+        ["history", "a"],
+        ["tag", "a", "b"],
+        ["untag", "a"],
+        ["rm", "a"],
+        ["export", "a", "-"],
+        ["commit", "upper", "--onto", "a"],
+        ["squash", "a"],
+        ["ls", "a"],
+        ["tree", "a"],
+        ["cat", "a:/b"],
+        ["diff", "a", "b"],
+        ["blame", "a", "b"],
+        ["du"],
+        ["files", "a"],
+        ["gc"],
+        ["check"],
+        ["check", "--repair"],
+    ],
+    ids=" ".join,
+)
+def test_only_an_import_makes_a_store_of_a_name_that_may_be_mistyped(
+    command: Command, directory: Path, words: list[str]
+) -> None:
+    line = f"there is no layer store at {directory}/store; layerstore import makes it"
+    assert command.fails(*words) == f"layerstore: {line}"
+    assert not (directory / "store").exists()
+
+
+def test_the_store_that_nobody_named_is_empty_at_first(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("LAYERSTORE", raising=False)
+    monkeypatch.setattr(paths, "default", lambda: str(directory / "default"))
+    assert main(["images", "--json"]) == 0
+    assert capsys.readouterr() == ("[]\n", "")
 
 
 def test_a_directory_that_is_no_store_is_left_alone(directory: Path, command: Command) -> None:
     (directory / "store").mkdir()
     (directory / "store" / "mine").touch()
-    assert "is not empty and no layer store" in command.fails("images")
+    layer = build(directory / "tree", {"f": "x"})
+    assert "is not empty and no layer store" in command.fails("import", layer)
     assert os.listdir(directory / "store") == ["mine"]
 
 
@@ -493,6 +538,7 @@ def test_an_export_of_what_is_not_there_leaves_nothing(
 
 
 def test_images_are_listed_by_their_names(command: Command, store: StoreBuilder) -> None:
+    store.opened().close()
     assert command("images").split() == ["NAME", "IMAGE", "LAYERS", "SIZE", "ADDED"]
     assert command.json("images") == []
     first = store.image("app:1", [A, B])
@@ -513,6 +559,7 @@ def test_images_are_listed_by_their_names(command: Command, store: StoreBuilder)
 
 
 def test_layers_are_listed_with_their_images(command: Command, store: StoreBuilder) -> None:
+    store.opened().close()
     assert command.json("layers") == []
     store.image("app:1", [A, B, A])
     store.image("base:1", [A])

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from layerstore import paths
+from layerstore import check, paths
 from layerstore.errors import DamagedError, StoreError
+from layerstore.repository import Repository
 
 FORMAT = b"layerstore 1\n"
 DIGITS = "0f" * 32
@@ -35,6 +36,13 @@ def test_an_empty_directory_becomes_a_store_that_others_cannot_enter(tmp_path: P
     (tmp_path / "store").mkdir(mode=0o755)
     paths.opened(str(tmp_path / "store"))
     assert stat.S_IMODE((tmp_path / "store").stat().st_mode) == 0o700
+
+
+def test_a_filesystem_of_its_own_becomes_a_store(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+    paths.opened(str(tmp_path))
+    with Repository(str(tmp_path)) as repository:
+        assert list(check.check(repository)) == []
 
 
 def test_a_store_that_was_not_finished_is_finished(tmp_path: Path) -> None:
@@ -75,7 +83,7 @@ def test_a_directory_with_something_else_in_it_is_left_alone(tmp_path: Path) -> 
 
 
 def test_a_store_is_not_made_unless_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"there is no layer store at .*/store"):
+    with pytest.raises(StoreError, match=r"there is no layer store at .*/store; layerstore import"):
         paths.opened(str(tmp_path / "store"), create=False)
     assert not paths.exists(str(tmp_path / "store"))
     assert os.listdir(tmp_path) == []
