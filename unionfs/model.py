@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import enum
 import os
-import re
 import stat
 import struct
+import unicodedata
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -22,6 +22,9 @@ shows OVERFLOW_ID (inode_permission of its fs/namei.c)."""
 
 OVERFLOW_ID: Final = 65534
 """What stands for ids that have no number in a user namespace (user_namespaces(7))."""
+
+_NOT_SEEN: Final = frozenset(("Cc", "Cf", "Zl", "Zp"))
+"""Categories of Unicode: controls, formats (of direction and width), ends of lines, paragraphs."""
 
 
 class Attributes(Protocol):
@@ -190,10 +193,21 @@ class Caller:
 
 
 def printable(text: str) -> str:
-    """*text* on one line, whatever names are in it: control characters and non-UTF-8 escaped."""
-    special = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
-    escaped = re.sub(special, lambda found: f"\\x{ord(found[0]):02x}", text)
+    """*text* on one line, whatever names are in it: escaped are non-UTF-8, and what is no character
+    to be seen: controls, line ends, and those that turn the direction of what follows.
+    """
+    if text.isprintable():
+        return text
+    escaped = "".join(map(_escaped, text))
     return os.fsencode(escaped).decode("utf-8", "backslashreplace")
+
+
+def _escaped(character: str) -> str:
+    if unicodedata.category(character) not in _NOT_SEEN:
+        return character
+    if character.isascii():
+        return f"\\x{ord(character):02x}"
+    return character.encode("ascii", "backslashreplace").decode("ascii")
 
 
 class UnionError(Exception):
