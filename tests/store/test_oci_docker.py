@@ -218,7 +218,7 @@ def test_an_archive_without_a_manifest_is_refused(tmp_path: Path) -> None:
     ("layers", "more", "reason"),
     [
         (["a", "b"], {"a": A}, "names b, which is missing"),
-        (["a"], {"a": A}, "1 layers, but its config names 2"),
+        (["a"], {"a": A}, "1 layer, but its config names 2"),
         (["../a", "b"], {"../a": A, "b": B}, r"names \.\./a, which is missing"),
         (["/a", "b"], {"/a": A, "b": B}, "names /a, which is missing"),
         (["a", "b"], {"a": Link("b"), "b": Link("a")}, "a: its links lead in a circle"),

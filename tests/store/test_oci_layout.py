@@ -352,7 +352,7 @@ def test_a_config_with_another_number_of_layers_is_refused(read: Read) -> None:
         "layers": [layout.blob(A, LAYER)],
     }
     layout.listed = [layout.blob(as_json(document), MANIFEST)]
-    with pytest.raises(InvalidContentError, match="1 layers, but its config names 2"):
+    with pytest.raises(InvalidContentError, match="1 layer, but its config names 2"):
         read(layout)
 
 

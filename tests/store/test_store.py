@@ -88,12 +88,12 @@ def test_a_stream_can_be_imported(store: Store) -> None:
 
 
 def test_an_upper_s_marks_may_be_those_of_a_user(store: Store, directory: Path) -> None:
-    (directory / "upper" / "etc" / "motd").unlink()
-    os.setxattr(directory / "upper" / "etc", "trusted.overlay.opaque", b"y")
+    (directory / "upper" / "new").mkdir()
+    os.setxattr(directory / "upper" / "new", "user.overlay.redirect", b"etc")
     found = [
-        [change.letter for change in store.diff("app:1", "./upper", userxattr=userxattr)]
+        [change.path for change in store.diff("app:1", "./upper", userxattr=userxattr)]
         for userxattr in (False, True)
     ]
-    assert ["D" in letters for letters in found] == [True, False]
+    assert [b"/new/motd" in paths for paths in found] == [False, True]
     with pytest.raises(FileNotFoundError, match="elsewhere"):
         list(store.diff("app:1", "./upper", work="elsewhere"))
