@@ -62,8 +62,14 @@ def named(image: Image, word: str) -> tuple[str, ...]:
     return tuple(found or image.names)
 
 
-def only_layer(image: Image) -> str:
-    """The layer of an image that has one. Raises StoreError if it has several, or none."""
+def only_layer(repository: Repository, word: str) -> str:
+    """The layer that a user means, by its digest or that of an image that has only this one.
+
+    Raises StoreError as :meth:`Repository.find_any`, and for an image with several layers, or none.
+    """
+    image = repository.find_any(word)
+    if isinstance(image, str):
+        return image
     if not image.layers:
         raise StoreError(f"{image.title} has no layers")
     if len(image.layers) > 1:

@@ -104,7 +104,8 @@ class Repository:
         if digits is None:
             return None
         beginning = f"sha256:{digits}"
-        return self._only(word, {known for known in self.layers() if known.startswith(beginning)})
+        found = {known for known in self.layers() if known.startswith(beginning)}
+        return self._only(word, found, "layers")
 
     def open_layer(self, diff_id: str, created_by: str | None = None) -> StoredLayer:
         """Open a layer; the caller closes it.
@@ -192,29 +193,47 @@ class Repository:
             )
         return self.image(found)
 
+    def find_any(self, word: str) -> Image | str:
+        """The image that a user means (``find``), or else the diff ID of the layer whose digest
+        that is (``find_layer``).
+
+        Raises StoreError if there is neither, or it may be any of several.
+        """
+        if self.has(word):
+            return self.find(word)
+        layer = self.find_layer(word)
+        if layer is None:
+            raise StoreError(
+                f"there is no image and no layer {word} in the store {self.paths.root};"
+                " layerstore images and layerstore layers list those that are"
+            )
+        return layer
+
     def has(self, word: str) -> bool:
         """Whether ``find`` would find an image. Raises StoreError if there are several."""
         return self._find(word) is not None
 
     def _find(self, word: str) -> str | None:
         if whole := names.digest(word):
-            return self.catalog.image_of_manifest(whole) or self._only(word, {whole} & self._ids())
+            return self.catalog.image_of_manifest(whole) or self._only(
+                word, {whole} & self._ids(), "images"
+            )
         if name := normalised(word):
             if found := self.catalog.image_of_tag(name):
                 return found
             ends = {image for known, image in self.catalog.tags() if known.endswith(f"/{name}")}
             if ends:
-                return self._only(word, ends)
+                return self._only(word, ends, "images")
         if digits := names.digits(word):
-            return self._only(word, set(self.catalog.images_beginning(digits)))
+            return self._only(word, set(self.catalog.images_beginning(digits)), "images")
         return None
 
     def _ids(self) -> set[str]:
         return {row.image for row in self.catalog.images()}
 
-    def _only(self, word: str, found: set[str]) -> str | None:
+    def _only(self, word: str, found: set[str], kind: str) -> str | None:
         if len(found) > 1:
-            raise StoreError(f"{word} may be any of {len(found)}; write more of it")
+            raise StoreError(f"{word} may be any of {len(found)} {kind}; write more of it")
         return found.pop() if found else None
 
     def tag(self, word: str, new: Iterable[str]) -> Image:

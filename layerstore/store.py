@@ -134,7 +134,8 @@ class Store:
 
         >>> store.export_layer(store.image("app:1").layers[0], "layer.tar")
         """
-        exporting.export_layer(self.repository, self._layer(word), _target(target), compression)
+        layer = exporting.only_layer(self.repository, word)
+        exporting.export_layer(self.repository, layer, _target(target), compression)
 
     def export_tree(self, word: str, target: StrPath) -> Extracted:
         """Write all files of an image into a new directory.
@@ -383,10 +384,6 @@ class Store:
                 for source in sources
             ]
             return list(repair.repair(self.repository, given, self._progress))
-
-    def _layer(self, word: str) -> str:
-        diff_id = self.repository.find_layer(word)
-        return diff_id or exporting.only_layer(self.repository.find(word))
 
 
 def _target(target: StrPath | BinaryIO) -> Path | BinaryIO:

@@ -27,7 +27,6 @@ from layerstore.exporting import (
 )
 from layerstore.extract import Extracted
 from layerstore.importing import Imported, Options, import_path, import_stream
-from layerstore.repository import Repository
 
 _WRITTEN: Final = (Compression.NONE, Compression.GZIP, Compression.ZSTD)
 _STANDARD_STREAM: Final = "-"
@@ -151,7 +150,9 @@ def export(
         raise click.UsageError("--compression is for layers, and the format dir has none")
     with settings.open() as repository, progress.shown() as watcher:
         if kind is Format.LAYER:
-            diff_id = _only_layer(repository, words)
+            if len(words) != 1:
+                raise click.UsageError("the format layer is for one layer")
+            diff_id = only_layer(repository, words[0])
             export_layer(repository, diff_id, _target(target), wanted or Compression.NONE)
             return
         found = [(image, named(image, word)) for word in words for image in [repository.find(word)]]
@@ -182,14 +183,6 @@ def _target(word: str) -> Path | BinaryIO:
     if sys.stdout.isatty():
         raise click.UsageError("an archive is nothing for a terminal: write it to a file or a pipe")
     return sys.stdout.buffer
-
-
-def _only_layer(repository: Repository, words: tuple[str, ...]) -> str:
-    if len(words) != 1:
-        raise click.UsageError("the format layer is for one layer")
-    if diff_id := repository.find_layer(words[0]):
-        return diff_id
-    return only_layer(repository.find(words[0]))
 
 
 COMMANDS: Final[tuple[click.Command, ...]] = (import_, export)

@@ -60,9 +60,10 @@ def compared(
 ) -> Iterator[tuple[View, View]]:
     """The views of two words, open for as long as the block lasts.
 
-    Each is an image or a layer (:func:`subjects.find`). after: may also be an upper directory,
-    whose changes then lie on *before*; one that is called like an image has to be written as a path
-    (``./name``). work, userxattr: of that directory, see :func:`committing.open_upper`.
+    Each is an image or a layer (:meth:`Repository.find_any`). after: may also be an upper
+    directory, whose changes then lie on *before*; one that is called like an image has to be
+    written as a path (``./name``). work, userxattr: of that directory, see
+    :func:`committing.open_upper`.
 
     Raises StoreError, OSError.
     """
@@ -80,7 +81,9 @@ def compared(
 def _is_upper(repository: Repository, word: str) -> bool:
     if _is_path(word):
         return True
-    return os.path.isdir(word) and subjects.find(repository, word) is None
+    if not os.path.isdir(word):
+        return False
+    return not repository.has(word) and repository.find_layer(word) is None
 
 
 def _is_path(word: str) -> bool:

@@ -6,8 +6,6 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from layerstore import names
-from layerstore.errors import StoreError
 from layerstore.layer import StoredLayer
 from layerstore.repository import Image, Repository
 from layerstore.view import View
@@ -37,35 +35,14 @@ def split(word: str) -> tuple[str, str | None]:
     return image, "/" + rest if colon else None
 
 
-def find(repository: Repository, word: str) -> Image | str | None:
-    """The image that *word* means (:meth:`Repository.find`); or else the diff ID of the layer whose
-    digest it is, or begins.
-
-    Raises StoreError if it may be any of several.
-    """
-    if repository.has(word):
-        return repository.find(word)
-    digits = names.digits(word)
-    if digits is None:
-        return None
-    found = [name for name in repository.layers() if name.partition(":")[2].startswith(digits)]
-    if len(found) > 1:
-        raise StoreError(f"{word} may be any of {len(found)} layers; write more of it")
-    return found[0] if found else None
-
-
 @contextlib.contextmanager
 def opened(repository: Repository, word: str) -> Iterator[Subject]:
-    """The image or layer that *word* means (:func:`find`), open for as long as the block lasts.
+    """The image or layer that *word* means (:meth:`Repository.find_any`), open while the block
+    lasts.
 
     Raises StoreError if there is none, DamagedError.
     """
-    found = find(repository, word)
-    if found is None:
-        raise StoreError(
-            f"there is no image and no layer {word} in the store {repository.paths.root};"
-            " layerstore images and layerstore layers list those that are"
-        )
+    found = repository.find_any(word)
     if isinstance(found, Image):
         with opened_layers(repository, found) as layers:
             yield Subject(found.title, layers)

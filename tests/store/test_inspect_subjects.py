@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from layerstore import exporting
 from layerstore.errors import StoreError
 from layerstore.inspection import subjects
 from tests.support import tars
@@ -57,6 +58,8 @@ def test_an_image_comes_before_a_layer(store: StoreBuilder) -> None:
     image = store.image(name, [tars.tar(tars.file("b"))])
 
     assert opened(store, name) == (f"{name}:latest", list(image.layers))
+    with store.opened() as repository:
+        assert exporting.only_layer(repository, name) == image.layers[0]
 
 
 def test_what_may_be_several_layers_is_refused(store: StoreBuilder) -> None:

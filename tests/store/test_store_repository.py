@@ -63,7 +63,7 @@ def test_the_end_of_a_name_means_an_image_if_only_one_has_it(
     repository: Repository, four: Four
 ) -> None:
     assert repository.find("team/tool:1") == four.here
-    with pytest.raises(StoreError, match="tool:1 may be any of 2; write more of it"):
+    with pytest.raises(StoreError, match="tool:1 may be any of 2 images; write more of it"):
         repository.find("tool:1")
     for no_end in ("ool:1", "eam/tool:1", "tool", "registry.example/tool:1"):
         assert not repository.has(no_end)
