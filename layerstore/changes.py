@@ -9,6 +9,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol, runtime_checkable
 
+from layerstore.pieces import reads_the_same
 from layerstore.view import View, ViewNode
 from unionfs.merge import Source, Stack
 from unionfs.model import Entry
@@ -22,8 +23,6 @@ Pair = tuple[ViewNode | None, ViewNode | None]
 
 OF_THE_HOST: Final = frozenset((b"security.selinux",))
 """Extended attributes that tell of the machine a file lies on, and nothing of the file."""
-
-_CHUNK: Final = 1 << 20
 
 
 @runtime_checkable
@@ -171,22 +170,11 @@ def _has_same_bytes(one: Source, other: Source) -> bool:
     try:
         right = other.layer.open(other.entry)
         try:
-            return _reads_the_same(left, right)
+            return reads_the_same(left, right)
         finally:
             os.close(right)
     finally:
         os.close(left)
-
-
-def _reads_the_same(left: int, right: int) -> bool:
-    offset = 0
-    while True:
-        piece = os.pread(left, _CHUNK, offset)
-        if piece != os.pread(right, _CHUNK, offset):
-            return False
-        if not piece:
-            return True
-        offset += len(piece)
 
 
 def _change(before: ViewNode | None, after: ViewNode | None) -> Change | None:

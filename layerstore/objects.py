@@ -26,6 +26,7 @@ from typing import Final, NamedTuple
 import xxhash
 
 from layerstore.errors import DamagedError, InvalidContentError
+from layerstore.pieces import reads_the_same
 
 _CHUNK: Final = 1 << 20
 _HOLE: Final = 4096
@@ -187,7 +188,7 @@ class Staging:
             os.ftruncate(descriptor, size)
             return self._place(
                 Key(found, size),
-                lambda other: _same(descriptor, other),
+                lambda other: reads_the_same(descriptor, other),
                 lambda path: os.link(self._unnamed, path),
             )
         finally:
@@ -242,7 +243,7 @@ class Staging:
             with _opened(path) as ours, _opened(target) as other:
                 assert ours is not None
                 assert other is not None
-                if _same(ours, other):
+                if reads_the_same(ours, other):
                     return now
         raise _forged(key)
 
@@ -360,17 +361,6 @@ def _link(source: str, target: str) -> bool:
 def _equals(descriptor: int, content: bytes) -> bool:
     # One byte more would show.
     return os.pread(descriptor, len(content) + 1, 0) == content
-
-
-def _same(one: int, other: int) -> bool:
-    if os.fstat(one).st_size != os.fstat(other).st_size:
-        return False
-    at = 0
-    while chunk := os.pread(one, _CHUNK, at):
-        if os.pread(other, len(chunk), at) != chunk:
-            return False
-        at += len(chunk)
-    return True
 
 
 def _write(path: str, content: bytes) -> None:

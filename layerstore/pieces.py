@@ -1,9 +1,14 @@
-"""What bytes are read from, and how those who give them in pieces become that."""
+"""What bytes are read from, how those who give them in pieces become that, and whether they are
+the same.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Final, Protocol
+
+_CHUNK: Final = 1 << 20
 
 
 class Reader(Protocol):
@@ -30,3 +35,15 @@ class PieceReader:
             self._rest = piece
         found, self._rest = self._rest[:size], self._rest[size:]
         return found
+
+
+def reads_the_same(one: int, other: int) -> bool:
+    """Whether two descriptors of files read the same bytes. Raises OSError."""
+    at = 0
+    while True:
+        piece = os.pread(one, _CHUNK, at)
+        if piece != os.pread(other, _CHUNK, at):
+            return False
+        if not piece:
+            return True
+        at += len(piece)

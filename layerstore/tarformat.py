@@ -21,7 +21,9 @@ from layerstore.limits import Limits
 
 BLOCK: Final = 512
 
-_FIELDS: Final = struct.Struct("100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12x")
+FIELDS: Final = struct.Struct("100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12x")
+"""What stands in a header, from the name to the prefix (POSIX, pax, "ustar Interchange Format")."""
+
 _USTAR: Final = b"ustar\0"
 _GNU: Final = b"ustar "
 
@@ -90,7 +92,7 @@ def header(block: bytes) -> Header:
         major,
         minor,
         prefix,
-    ) = _FIELDS.unpack(block)
+    ) = FIELDS.unpack(block)
     _check_sum(block, checksum)
     name = _text(name)
     posix = magic == _USTAR

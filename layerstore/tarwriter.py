@@ -12,18 +12,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from layerstore.errors import InvalidContentError, StoreError, shown
+from layerstore.tarformat import BLOCK, FIELDS
 from layerstore.view import Naming
 
-_BLOCK: Final = 512
 _CHUNK: Final = 1 << 20
 _SECOND: Final = 10**9
-_FIELDS: Final = struct.Struct("100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12x")
 _NAME: Final = 100
 _PREFIX: Final = 155
 _SMALL: Final = 0o7777777
@@ -81,7 +79,7 @@ def write(members: Iterable[Member]) -> Iterator[bytes]:
             yield from _file(member)
         else:
             yield _head(member, 0, [])
-    yield bytes(2 * _BLOCK)
+    yield bytes(2 * BLOCK)
 
 
 def _file(member: Member) -> Iterator[bytes]:
@@ -94,7 +92,7 @@ def _file(member: Member) -> Iterator[bytes]:
         table = _map(pieces, member.size)
         stored = len(table) + sum(end - start for start, end in pieces)
         # An extended header is two blocks or more.
-        if stored + 2 * _BLOCK < member.size:
+        if stored + 2 * BLOCK < member.size:
             yield _head(member, stored, _sparse_records(member), sparse=True) + table
         else:
             pieces, stored = [(0, member.size)], member.size
@@ -141,7 +139,7 @@ def _pieces(descriptor: int, status: os.stat_result) -> list[tuple[int, int]]:
                 break
             raise
         end = min(_rounded_up(os.lseek(descriptor, start, os.SEEK_HOLE)), size)
-        start -= start % _BLOCK
+        start -= start % BLOCK
         if pieces and pieces[-1][1] >= start:
             start = pieces.pop()[0]
         pieces.append((start, end))
@@ -271,7 +269,7 @@ def _block(
     device: int = 0,
 ) -> bytes:
     def pack(checksum: bytes) -> bytes:
-        return _FIELDS.pack(
+        return FIELDS.pack(
             name,
             _octal(mode, _SMALL),
             _octal(uid, _SMALL),
@@ -300,8 +298,8 @@ def _octal(number: int, most: int) -> bytes:
 
 
 def _rounded_up(size: int) -> int:
-    return size + -size % _BLOCK
+    return size + -size % BLOCK
 
 
 def _padding(size: int) -> bytes:
-    return bytes(-size % _BLOCK)
+    return bytes(-size % BLOCK)
