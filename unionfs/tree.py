@@ -417,8 +417,8 @@ class Tree:
         assert node.upper is not None
         place: Place = node.upper.entry.handle
         source_fd = await open_source(self.content(node))
-        status = places.status(place)
         try:
+            status = places.status(place)
             if status.st_nlink == 1 and [name.in_upper for name in node.names] == [True]:
                 await self._replace_metacopy(node, source_fd, status)
             else:
