@@ -133,7 +133,9 @@ def test_a_second_member_cut_off_is_refused(kind: Compression) -> None:
 
 
 @compressed
-@pytest.mark.parametrize("garbage", [b"\0", bytes(512), b"garbage", gzip.compress(b"")[:2]])
+@pytest.mark.parametrize(
+    "garbage", [b"\0", bytes(512), b"garbage", gzip.compress(b"", mtime=0)[:2]]
+)
 def test_what_follows_the_end_is_refused(kind: Compression, garbage: bytes) -> None:
     with pytest.raises(InvalidContentError, match="something else follows"):
         decompressed(COMPRESSORS[kind](b"content") + garbage)
@@ -141,7 +143,7 @@ def test_what_follows_the_end_is_refused(kind: Compression, garbage: bytes) -> N
 
 def test_a_stream_of_another_kind_after_the_end_is_refused() -> None:
     with pytest.raises(InvalidContentError, match="something else follows"):
-        decompressed(gzip.compress(b"content") + zstd.compress(b"content"))
+        decompressed(gzip.compress(b"content", mtime=0) + zstd.compress(b"content"))
 
 
 @compressed

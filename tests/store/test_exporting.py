@@ -177,7 +177,7 @@ def test_blobs_that_were_not_kept_are_compressed_anew_and_told(
     row = repository.kept_blob(image.layers[1])
     assert row is not None
     blob_path = Path(repository.paths.blob(row.blob))
-    blob_path.write_bytes(gzip.compress(B, 9))
+    blob_path.write_bytes(gzip.compress(B, 9, mtime=0))
     blob_path.unlink()
     ((_, content),) = repository.catalog.manifests(image.id)
     with repository.catalog.changing():
@@ -278,7 +278,7 @@ def in_sha512(*layers: bytes) -> Layout:
 def test_what_is_known_by_other_digests_comes_out_as_it_came(
     repository: Repository, tmp_path: Path
 ) -> None:
-    layout = in_sha512(A, gzip.compress(B, 9))
+    layout = in_sha512(A, gzip.compress(B, 9, mtime=0))
     import_path(repository, layout.write(tmp_path / "in"), Options(keep_blobs=True))
     assert list(check(repository)) == []
     files, again = written(repository, tmp_path / "out", "app:1", kind=Format.OCI)
@@ -324,7 +324,7 @@ def test_whichever_manifest_came_first_two_exports_are_equal(
     store: StoreBuilder, tmp_path: Path
 ) -> None:
     image = store.image("app:1", [A])
-    compressed = {"+gzip": gzip.compress(A, 9), "+zstd": zstd.compress(A, 19)}
+    compressed = {"+gzip": gzip.compress(A, 9, mtime=0), "+zstd": zstd.compress(A, 19)}
     exports = []
     for suffix, data in compressed.items():
         layout = Layout()

@@ -439,7 +439,7 @@ def test_an_archive_of_images_does_not_become_a_layer_unseen(
     repository: Repository, tmp_path: Path, below: str, files: dict[str, bytes]
 ) -> None:
     entries = {f"{below}README": b"x", **{below + name: data for name, data in files.items()}}
-    (tmp_path / "source").write_bytes(gzip.compress(tar(entries)))
+    (tmp_path / "source").write_bytes(gzip.compress(tar(entries), mtime=0))
     with pytest.raises(StoreError, match="looks like an archive of images"):
         imported(repository, tmp_path / "source")
     assert repository.images() == []

@@ -83,7 +83,7 @@ def has_nothing(repository: Repository) -> bool:
     ("kind", "data"),
     [
         (Compression.NONE, TAR),
-        (Compression.GZIP, gzip.compress(TAR)),
+        (Compression.GZIP, gzip.compress(TAR, mtime=0)),
         (Compression.ZSTD, b"".join(compress([TAR], Compression.ZSTD))),
         (Compression.XZ, lzma.compress(TAR)),
         (Compression.BZIP2, bz2.compress(TAR)),
@@ -105,7 +105,7 @@ def test_a_layer_is_known_by_its_tar_however_it_comes(
 def test_a_layer_that_is_there_stays(repository: Repository) -> None:
     add(repository, TAR)
     before = everything(Path(repository.paths.root))
-    added = add(repository, gzip.compress(TAR))
+    added = add(repository, gzip.compress(TAR, mtime=0))
     assert not added.new
     assert everything(Path(repository.paths.root)) == before
 
@@ -141,7 +141,7 @@ def test_a_layer_is_held_for_who_added_it(repository: Repository) -> None:
 
 
 def test_who_watches_is_told_every_byte_that_was_read(repository: Repository) -> None:
-    data = gzip.compress(TAR)
+    data = gzip.compress(TAR, mtime=0)
     told: list[int] = []
     added = add_layer(repository, io.BytesIO(data), Claim(), told.append)
     os.close(added.lease)
@@ -149,7 +149,7 @@ def test_who_watches_is_told_every_byte_that_was_read(repository: Repository) ->
 
 
 def test_a_blob_that_is_to_be_kept_is_kept_as_it_came(repository: Repository) -> None:
-    data = gzip.compress(TAR)
+    data = gzip.compress(TAR, mtime=0)
     add(repository, data, keep=True)
     (row,) = repository.catalog.blobs()
     assert (row.blob, row.diff_id, row.size) == (sha256(data), sha256(TAR), len(data))
@@ -260,9 +260,9 @@ BAD: dict[str, bytes] = {
     "cut off in a header": TAR[:300],
     "cut off in a small file": TAR[:1030],
     "cut off in a large file": TAR[:2_000_000],
-    "cut off in gzip": gzip.compress(TAR)[:-100],
-    "damaged gzip": gzip.compress(TAR)[:-8] + bytes(8),
-    "something after gzip": gzip.compress(TAR) + b"x" * 100,
+    "cut off in gzip": gzip.compress(TAR, mtime=0)[:-100],
+    "damaged gzip": gzip.compress(TAR, mtime=0)[:-8] + bytes(8),
+    "something after gzip": gzip.compress(TAR, mtime=0) + b"x" * 100,
     "something after the end": TAR + b"x" * 512,
     "an absolute name": tars.tar(tars.file("a", LARGE), tars.file("/etc/passwd", b"x")),
     "a name that leads out": tars.tar(tars.file("a", b"x"), tars.file("../b", LARGE)),
@@ -306,13 +306,13 @@ def test_a_layer_that_is_not_what_was_claimed_is_not_added(
     repository: Repository, claim: Claim, message: str, keep: bool
 ) -> None:
     with pytest.raises(InvalidContentError, match=message):
-        add(repository, gzip.compress(TAR), claim, keep=keep)
+        add(repository, gzip.compress(TAR, mtime=0), claim, keep=keep)
     assert has_nothing(repository)
     assert repository.catalog.blobs() == []
 
 
 def test_a_layer_that_is_what_was_claimed_is_added(repository: Repository) -> None:
-    data = gzip.compress(TAR)
+    data = gzip.compress(TAR, mtime=0)
     added = add(repository, data, Claim(sha256(TAR), sha256(data), len(data)))
     assert added.new
 
@@ -337,7 +337,7 @@ def test_a_source_that_fails_adds_nothing(repository: Repository, error: Excepti
             Limits(bytes=100_000),
             tars.tar(*(tars.gnu_sparse(f"{number}", {}, 30_000) for number in range(4))),
         ),
-        (Limits(ratio=10), gzip.compress(bytes(80_000_000))),
+        (Limits(ratio=10), gzip.compress(bytes(80_000_000), mtime=0)),
     ],
     ids=["bytes", "entries", "depth", "path", "a hole", "holes", "ratio"],
 )

@@ -88,12 +88,12 @@ def test_keys_may_be_in_lower_case_as_jib_writes_them(tmp_path: Path) -> None:
     listed = [{"config": "config.json", "repotags": ["jib:1"], "layers": ["a.tar.gz"]}]
     files = {
         "config.json": as_json(config(A)),
-        "a.tar.gz": gzip.compress(A),
+        "a.tar.gz": gzip.compress(A, mtime=0),
         "manifest.json": as_json(listed),
     }
     ((image, layers),) = images(tmp_path, files)
     assert image.names == ("jib:1",)
-    assert layers == [gzip.compress(A)]
+    assert layers == [gzip.compress(A, mtime=0)]
 
 
 @pytest.mark.parametrize("link", [Link("../one/layer.tar"), Link("./one/layer.tar", hard=True)])

@@ -180,8 +180,8 @@ def test_a_tar_without_padding_or_end_is_a_layer() -> None:
         (b"", "it is empty"),
         (b"PK\3\4" + bytes(600), "checksum"),
         (b"text", "can't be read as a tar"),
-        (gzip.compress(b"text"), "can't be read as a tar"),
-        (gzip.compress(A)[:20], "can't be read as a tar"),
+        (gzip.compress(b"text", mtime=0), "can't be read as a tar"),
+        (gzip.compress(A, mtime=0)[:20], "can't be read as a tar"),
     ],
 )
 def test_what_is_no_tar_is_refused(data: bytes, reason: str) -> None:
@@ -194,7 +194,7 @@ def test_a_beginning_without_end_is_not_looked_at_forever(
 ) -> None:
     monkeypatch.setattr("layerstore.oci.streams._REMEMBERED_MAX", 1 << 16)
     with pytest.raises(InvalidContentError, match="no entry of an archive yet"):
-        classify(Rewindable(io.BytesIO(gzip.compress(b"") * (1 << 13))), LIMITS)
+        classify(Rewindable(io.BytesIO(gzip.compress(b"", mtime=0) * (1 << 13))), LIMITS)
     roots = tar([("./", None)] * 100)
     assert kind(roots) is Kind.LAYER
     entry = tarfile.TarInfo("x")
@@ -205,7 +205,7 @@ def test_a_beginning_without_end_is_not_looked_at_forever(
 
 def test_a_file_is_what_its_content_is(tmp_path: Path) -> None:
     path = tmp_path / "image.zip"
-    path.write_bytes(gzip.compress(archived()))
+    path.write_bytes(gzip.compress(archived(), mtime=0))
     assert classify(path, LIMITS) is Kind.IMAGES
     path.write_bytes(A)
     assert classify(path, LIMITS) is Kind.LAYER
@@ -287,14 +287,14 @@ def test_a_plain_file_is_not_copied(tmp_path: Path) -> None:
     path.write_bytes(archived())
     nowhere = tmp_path / "nowhere"
     open_images(path, spool=nowhere, limits=LIMITS).close()
-    path.write_bytes(gzip.compress(archived()))
+    path.write_bytes(gzip.compress(archived(), mtime=0))
     with pytest.raises(FileNotFoundError):
         open_images(path, spool=nowhere, limits=LIMITS)
 
 
 def test_what_is_spooled_is_limited_and_leaves_nothing(tmp_path: Path, spool: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
-    bomb = gzip.compress(archived() + bytes(1 << 20))
+    bomb = gzip.compress(archived() + bytes(1 << 20), mtime=0)
     with pytest.raises(LimitExceededError, match="--limit bytes=N"):
         open_images(Rewindable(io.BytesIO(bomb)), spool=spool, limits=Limits(bytes=1 << 20))
     with pytest.raises(InvalidContentError, match="cut off"):
@@ -334,7 +334,7 @@ def test_layers_are_read_by_several_at_once(tmp_path: Path, spool: Path, compres
     layout.listed = [layout.manifest(*large)]
     path = layout.archive(tmp_path / "archive")
     if compressed:
-        path.write_bytes(gzip.compress(path.read_bytes(), 1))
+        path.write_bytes(gzip.compress(path.read_bytes(), 1, mtime=0))
     expected = [sha256(one) for one in large]
     fork = multiprocessing.get_context("fork")
     with open_images(path, spool=spool, limits=LIMITS) as source:
