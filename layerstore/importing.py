@@ -148,6 +148,7 @@ class _Layers:
         self._lock = threading.Lock()
         self._here = threading.Lock()
         self._stopped = threading.Event()
+        self._workers: list[Worker] = []
         self._idle: list[Worker] = []
         self._has_workers = False
         self.new: set[str] = set()
@@ -172,8 +173,7 @@ class _Layers:
                     work.result()
             except BaseException as error:
                 if not isinstance(error, Exception):
-                    # Whoever presses Ctrl-C does not want to wait for the layers that have begun.
-                    self._stopped.set()
+                    self._stop()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
@@ -221,16 +221,27 @@ class _Layers:
                 source = _Stoppable(reader, self._stopped)
                 return add_wanted(self._repository, source, wanted, tell)
 
+    def _stop(self) -> None:
+        """Whoever presses Ctrl-C does not want to wait for the layers that have begun."""
+        self._stopped.set()
+        with self._lock:
+            for worker in self._workers:
+                worker.close()
+
     @contextlib.contextmanager
     def _worker(self) -> Iterator[Worker]:
         """A worker that nobody else has."""
         with self._lock:
-            worker = self._idle.pop() if self._idle else None
-            if worker is None:
-                worker = self._held.enter_context(Worker(self._repository))
+            _require_going(self._stopped)
+            worker = self._idle.pop() if self._idle else self._begin_worker()
         yield worker
         with self._lock:
             self._idle.append(worker)
+
+    def _begin_worker(self) -> Worker:
+        worker = self._held.enter_context(Worker(self._repository))
+        self._workers.append(worker)
+        return worker
 
     def _is_there(self, layer: SourceLayer) -> bool:
         if self._options.keep_blobs and not self._is_kept(layer):
@@ -267,9 +278,13 @@ class _Stoppable:
         self._stopped = stopped
 
     def read(self, size: int, /) -> bytes:
-        if self._stopped.is_set():
-            raise StoreError(_WAS_STOPPED)
+        _require_going(self._stopped)
         return self._source.read(size)
+
+
+def _require_going(stopped: threading.Event) -> None:
+    if stopped.is_set():
+        raise StoreError(_WAS_STOPPED)
 
 
 # Single layers

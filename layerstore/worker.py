@@ -33,7 +33,6 @@ _ERRORS: Final = {
     kind.__name__: kind
     for kind in (StoreError, InvalidContentError, LimitExceededError, DamagedError)
 }
-_INTERRUPTED: Final = 130
 
 
 class Worker:
@@ -48,6 +47,8 @@ class Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
+                # Ctrl-C is for us: we end it, and it says nothing.
+                process_group=0,
             )
         limits = dataclasses.asdict(repository.limits)
         self._send({"store": repository.paths.root, "limits": limits})
@@ -129,8 +130,6 @@ def main(words: Sequence[str]) -> int:
     except (BrokenPipeError, ConnectionResetError):
         # Nobody waits for it any more.
         return 0
-    except KeyboardInterrupt:
-        return _INTERRUPTED
     return 0
 
 

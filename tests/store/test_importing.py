@@ -9,9 +9,7 @@ import hashlib
 import io
 import os
 import signal
-import sys
 import threading
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +40,7 @@ from tests.support.archives import (
 )
 from tests.support.layers import Directory, File, HardLink, Node, Symlink, build
 from tests.support.stores import StoreBuilder
+from tests.support.threads import waits_for_results
 from unionfs.layers.directory import DirectoryLayer
 from unionfs.model import Entry
 
@@ -592,8 +591,3 @@ def test_who_waits_for_another_import_can_interrupt(repository: Repository, tmp_
     with repository.turn(sha256(A)), pytest.raises(KeyboardInterrupt):
         import_path(repository, source, Options(), Watcher(interrupt))
     assert repository.layers() == []
-
-
-def waits_for_results(thread: threading.Thread) -> bool:
-    frame = sys._current_frames()[thread.ident or 0]
-    return "result" in {call.name for call in traceback.extract_stack(frame)}

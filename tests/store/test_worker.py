@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from layerstore.repository import Repository
 from layerstore.worker import Worker
 from tests.support.stores import StoreBuilder
 from tests.support.tars import file, tar
+from tests.support.threads import waits_for_results
 
 TARS = [tar(file(name, name.encode() * 5000)) for name in ("one", "two", "three")]
 
@@ -166,3 +168,31 @@ def test_a_bad_layer_that_a_worker_reads_leaves_no_image(
             import_path(other, archive, Options())
         assert other.images() == []
         assert os.listdir(other.paths.temporary) == []
+
+
+def test_who_interrupts_an_import_does_not_wait_for_workers(
+    store: StoreBuilder, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.image("app:1", TARS[:2], keep_blobs=True)
+    archive = store.archive(directory / "app.tar", "app:1")
+    ended: list[str] = []
+    first = iter([True])
+
+    def waiting(process: Worker, *_: object) -> Ingested:
+        if next(first, False):
+            while not waits_for_results(threading.main_thread()):
+                os.sched_yield()
+            os.kill(os.getpid(), signal.SIGINT)
+        # Nobody has asked it for anything, so nothing comes until it is ended.
+        assert worker._receive(process._socket) == (None, [])
+        ended.append("one")
+        raise StoreError("it has ended")
+
+    monkeypatch.setattr(Worker, "add", waiting)
+    monkeypatch.setattr(importing, "_LARGE", 1)
+    monkeypatch.setattr(importing, "_AT_ONCE", 2)
+    with Repository(str(directory / "other")) as other:
+        with pytest.raises(KeyboardInterrupt):
+            import_path(other, archive, Options())
+        assert other.images() == []
+    assert ended
