@@ -103,7 +103,7 @@ def _conditions(rounds: int) -> str:
     versions = ", ".join(run(name, "--version").splitlines()[0] for name in ("umoci", "skopeo"))
     return (
         f"Made by scripts/store-table: medians of {rounds} round{'s' * (rounds != 1)},"
-        f" {os.cpu_count()} processors, Linux {platform.release()},"
+        f" {os.cpu_count()} processors, Linux {_kernel()},"
         f" Python {platform.python_version()}, {versions.replace(' version', '')}."
     )
 
@@ -171,6 +171,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser
+
+
+def _kernel() -> str:
+    """Its version, without what a machine's builder adds."""
+    return ".".join(platform.release().split(".")[:2])
 
 
 if __name__ == "__main__":
