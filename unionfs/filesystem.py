@@ -8,6 +8,7 @@ names is changed; what it has checked is not checked again.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -23,6 +24,7 @@ from unionfs.layers import markers, places
 from unionfs.layers.base import Layer
 from unionfs.layers.markers import Dialects
 from unionfs.layers.places import Place
+from unionfs.mirror import Mirror, MirroredError, NoMirror
 from unionfs.model import NAME_MAX, Caller
 from unionfs.nodes import Node, OpenDirectory, OpenFile
 from unionfs.tree import Status, Tree, open_source
@@ -36,6 +38,8 @@ _ACLS: Final = (_ACCESS_ACL, b"system.posix_acl_default")
 _TOLD: Final = b"user.unionmount."
 _VALUE_MAX: Final = 1 << 16  # XATTR_SIZE_MAX of linux/limits.h
 _UPPER: Final = {"label": "upper"}
+# Handles of directories begin where no node has its number.
+_DIRECTORY_HANDLES: Final = 1 << 62
 # The kernel has done what these ask for, or they would make our own reads and writes fail.
 _NOT_PASSED_ON: Final = os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_DIRECT | os.O_NOCTTY
 
@@ -63,24 +67,31 @@ class Filesystem:
     """The union of *layers* (base first) under *upper*, or read-only without one.
 
     dialects: AUTO keeps names beginning ``.wh.`` out of the mount.
+    mirror: who answers in our place, if anybody does; then ``lookup`` and ``opendir`` raise
+    MirroredError when it can.
     """
 
     def __init__(
-        self, layers: Sequence[Layer], upper: Upper | None, *, dialects: Dialects = Dialects.AUTO
+        self,
+        layers: Sequence[Layer],
+        upper: Upper | None,
+        *,
+        dialects: Dialects = Dialects.AUTO,
+        mirror: Mirror | None = None,
     ) -> None:
-        self._tree = Tree(layers, upper)
+        self._mirror = mirror or NoMirror()
+        self._tree = Tree(layers, upper, self._mirror)
         self._upper = upper
         self._nodes = self._tree.nodes
         self._reserve_markers = dialects is Dialects.AUTO
-        self._files: dict[int, OpenFile] = {}
         self._directories: dict[int, OpenDirectory] = {}
-        self._next_directory = 0
+        self._next_directory = _DIRECTORY_HANDLES
 
     def close(self) -> None:
         """Close all that is open, the layers and the upper too."""
-        for descriptor in self._files:
+        for descriptor in self._nodes.open_files:
             os.close(descriptor)
-        self._files.clear()
+        self._nodes.open_files.clear()
         for layer in self._tree.layers:
             if self._upper is None or layer is not self._upper.layer:
                 layer.close()
@@ -97,7 +108,10 @@ class Filesystem:
     def lookup(self, parent: int, name: bytes) -> Node:
         """The node called *name*, one more reference on it for the kernel."""
         _check_name(name)
-        return self._known(self._tree.lookup(self._node(parent), name))
+        directory = self._node(parent)
+        if self._tree.mirrored(directory):
+            raise MirroredError
+        return self._known(self._tree.lookup(directory, name))
 
     def forget(self, number: int, count: int) -> None:
         """The kernel gives up *count* references."""
@@ -115,7 +129,8 @@ class Filesystem:
         except BaseException:
             os.close(descriptor)
             raise
-        file = self._opened(node, descriptor, writable=flags & os.O_ACCMODE != os.O_RDONLY)
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        file = self._nodes.open(node, descriptor, writable=writable)
         return file, self._known(node)
 
     def mknod(self, parent: int, name: bytes, mode: int, device: int, caller: Caller) -> Node:
@@ -341,7 +356,7 @@ class Filesystem:
         return node
 
     def _truncate(self, node: Node, size: int, handle: int | None) -> None:
-        file = None if handle is None else self._files.get(handle)
+        file = None if handle is None else self._nodes.open_files.get(handle)
         if file is not None and file.writable:
             os.ftruncate(file.descriptor, size)
             return
@@ -443,7 +458,7 @@ class Filesystem:
                 _drop_privileges(descriptor)
         else:
             descriptor = await self._open_to_read(node)
-        return self._opened(node, descriptor, writable)
+        return self._nodes.open(node, descriptor, writable=writable)
 
     async def _open_to_read(self, node: Node) -> int:
         source = self._tree.content(node)
@@ -465,30 +480,26 @@ class Filesystem:
 
     async def fsync(self, handle: int, datasync: bool) -> None:
         """Bring a file's content (datasync) and attributes to the disk."""
-        file = self._files[handle]
+        file = self._nodes.open_files[handle]
         if file.node.upper is not None and not self._tree.upper.volatile:
             sync = os.fdatasync if datasync else os.fsync
             await trio.to_thread.run_sync(sync, file.descriptor)
 
     def release(self, handle: int) -> None:
         """Close an open file."""
-        file = self._files.pop(handle)
-        file.node.files.remove(file)
+        file = self._nodes.close(handle)
         self._tree.release(file.node)
         os.close(file.descriptor)
-
-    def _opened(self, node: Node, descriptor: int, writable: bool) -> OpenFile:
-        file = OpenFile(node, descriptor, writable)
-        self._files[descriptor] = file
-        node.files.append(file)
-        return file
 
     # Open directories
 
     def opendir(self, number: int) -> int:
         """A handle for reading a directory."""
+        node = self._node(number)
+        if self._tree.mirrored(node):
+            raise MirroredError
         self._next_directory += 1
-        self._directories[self._next_directory] = OpenDirectory(self._node(number))
+        self._directories[self._next_directory] = OpenDirectory(node)
         return self._next_directory
 
     def readdir(self, handle: int, start: int) -> Iterator[tuple[bytes, Node, int]]:
@@ -513,13 +524,15 @@ class Filesystem:
     def accepted(self, node: Node, taken: bool) -> None:
         """Whether the kernel took a node that ``readdir`` gave (then it has a reference)."""
         if taken:
-            node.lookups += 1
+            self._known(node)
         else:
             self._tree.release(node)
 
     async def fsyncdir(self, handle: int) -> None:
         """Bring a directory's names to the disk."""
-        node = self._directories[handle].node
+        directory = self._directories.get(handle)
+        # One that the mirror has opened has its number as the handle.
+        node = self._node(handle) if directory is None else directory.node
         if node.upper is None or self._tree.upper.volatile:
             return
         descriptor = os.open(
@@ -546,10 +559,21 @@ class Filesystem:
         try:
             return self._nodes[number]
         except KeyError:
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
+            return self._adopted(number)
+
+    def _adopted(self, number: int) -> Node:
+        """The node of a number that only the mirror knows as yet."""
+        place = self._mirror.where(number)
+        if place is not None:
+            with contextlib.suppress(FileNotFoundError):
+                node = self._tree.lookup(self._node(place[0]), place[1])
+                if node.number == number:
+                    return node
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     def _known(self, node: Node) -> Node:
-        node.lookups += 1
+        if not self._mirror.refer(node):
+            node.lookups += 1
         return node
 
     def _find(self, parent: Node, name: bytes) -> Node | None:

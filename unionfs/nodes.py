@@ -14,13 +14,14 @@ import xxhash
 
 from unionfs.layers.base import Layer
 from unionfs.merge import Source, described
+from unionfs.mirror import Mirror, NoMirror
 from unionfs.model import Attributes
 
 ROOT_NUMBER: Final = 1
 """FUSE_ROOT_ID: the kernel never looks the root up, so its number is given."""
 
 _INODE_BITS: Final = 48
-_SPACES_MAX: Final = 1 << 15
+_SPACES_MAX: Final = 1 << 14  # so that no number has the 62nd bit alone
 _HASHED: Final = 1 << 63
 _NUMBER_MAX: Final = (1 << 64) - 1
 
@@ -65,6 +66,11 @@ class Numbering:
             return _HASHED | xxhash.xxh3_64_intdigest(b"%d:%d:%d" % identity)
         number = space << _INODE_BITS | inode
         return number if number > ROOT_NUMBER else _HASHED | number
+
+    def space(self, position: int, layer: Layer) -> int | None:
+        """What numbers of the layer's own filesystem have above the 48th bit, if that is so."""
+        space = self._spaces[self._domains[position], layer.lineage[0][0]]
+        return space if space < _SPACES_MAX else None
 
 
 def _overlap(one: Sequence[tuple[int, int]], other: Sequence[tuple[int, int]]) -> bool:
@@ -193,11 +199,17 @@ class OpenDirectory:
 
 
 class Nodes:
-    """All nodes that are known."""
+    """All nodes that are known, and the files that are open.
 
-    def __init__(self) -> None:
+    mirror: is told of names, and may have known a node before.
+    """
+
+    def __init__(self, mirror: Mirror | None = None) -> None:
         self._nodes: dict[int, Node] = {}
         self._files: dict[Identity, Node] = {}
+        self._mirror = mirror or NoMirror()
+        self.open_files: Final[dict[int, OpenFile]] = {}
+        """By their descriptors."""
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -225,6 +237,9 @@ class Nodes:
     def add(self, node: Node) -> None:
         """Take up a node; its number is free."""
         self._nodes[node.number] = node
+        node.lookups, descriptors = self._mirror.adopt(node.number)
+        for descriptor in descriptors:
+            self.open(node, descriptor, writable=False)
         if not node.is_directory:
             self._files[node.identity] = node
 
@@ -234,12 +249,26 @@ class Nodes:
             self._files[identity] = node
         node.identity = identity
 
+    def open(self, node: Node, descriptor: int, *, writable: bool) -> OpenFile:
+        """A file of *node* was opened."""
+        file = OpenFile(node, descriptor, writable)
+        self.open_files[descriptor] = file
+        node.files.append(file)
+        return file
+
+    def close(self, descriptor: int) -> OpenFile:
+        """An open file is closed; KeyError if it isn't one."""
+        file = self.open_files.pop(descriptor)
+        file.node.files.remove(file)
+        return file
+
     def add_name(self, node: Node, parent: Node, name: bytes, below: int | None) -> None:
         """*node* is called *name* in *parent*; below as for :class:`Name`."""
         assert parent.children is not None
         node.names.append(Name(parent, name, below))
         parent.known_below += 1
         parent.children[name] = node
+        self._mirror.put(parent, name, node)
 
     def drop_name(self, node: Node, parent: Node, name: bytes) -> None:
         """*name* in *parent* is not there any more; the parent stays (it is in use)."""
@@ -247,6 +276,7 @@ class Nodes:
         node.names.remove(node.has_name(parent, name))
         parent.known_below -= 1
         del parent.children[name]
+        self._mirror.remove(parent, name)
 
     def release(self, node: Node) -> list[Node]:
         """Forget *node* if nobody needs it, then those above that only it kept.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from unionfs.model import UnionError
 from unionfs.owners import ID_MAX, Ids, Owners, Range
@@ -14,6 +15,17 @@ from unionfs.owners import ID_MAX, Ids, Owners, Range
 
 class UsageError(UnionError):
     """A command line that can't be meant: its text is the one line to show, exit status 2."""
+
+
+class Driver(enum.Enum):
+    """Who answers the kernel's requests."""
+
+    AUTO = "auto"
+    """The data plane what it can, and pyfuse3 the rest; pyfuse3 alone where it was not built."""
+    NATIVE = "native"
+    """The same, but its absence is an error."""
+    STOCK = "stock"
+    """pyfuse3 alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +38,7 @@ class Options:
     flags: those of ``ro dev suid noexec sync dirsync noatime allow_other allow_root volatile
         userxattr debug`` that are on.
     owners: how owners show.
+    driver: who answers.
     """
 
     lower: tuple[bytes, ...] = ()
@@ -34,6 +47,7 @@ class Options:
     fsname: bytes | None = None
     flags: frozenset[str] = frozenset()
     owners: Owners = field(default_factory=Owners)
+    driver: Driver = Driver.AUTO
 
 
 _SWITCHES: Final[Mapping[str, tuple[str, bool]]] = {
@@ -125,8 +139,7 @@ def parse(words: Iterable[str]) -> Options:
     paths: dict[str, bytes] = {}
     lower: list[bytes] = []
     switches: dict[str, bool] = {}
-    ranges: dict[str, tuple[Range, ...]] = {}
-    squashed: dict[str, int] = {}
+    values: dict[str, Any] = {}
     for option in (piece for word in words for piece in _split(word, ",")):
         name, equals, value = option.partition("=")
         if equals and name in _PATHS:
@@ -138,12 +151,10 @@ def parse(words: Iterable[str]) -> Options:
                 lower.insert(0, _plain(value))
             else:
                 paths[name] = _plain(value)
-        elif name in _MAPPINGS:
-            ranges[name] = _ranges(option, value)
-        elif name in _SQUASHES:
-            squashed[name] = _id(option, value)
+        elif name in _READERS:
+            values[name] = _READERS[name](option, value)
         elif option == "squash_to_root":
-            squashed = {**dict.fromkeys(_SQUASHES, 0), **squashed}
+            values = {**dict.fromkeys(_SQUASHES, 0), **values}
         elif option in _SWITCHES:
             switch, on = _SWITCHES[option]
             switches[switch] = on
@@ -159,10 +170,11 @@ def parse(words: Iterable[str]) -> Options:
         flags=frozenset(switch for switch, on in switches.items() if on),
         owners=Owners(
             *(
-                Ids(ranges.get(mapping, ()), squashed.get(squash))
+                Ids(values.get(mapping, ()), values.get(squash))
                 for mapping, squash in zip(_MAPPINGS, _SQUASHES, strict=True)
             )
         ),
+        driver=values.get("driver", Driver.AUTO),
     )
 
 
@@ -190,6 +202,22 @@ def _id(option: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(ID_MAX))):
         raise UsageError(f"-o {option}: {text or 'nothing'} is not a number of an owner")
     return int(text)
+
+
+def _driver(option: str, value: str) -> Driver:
+    try:
+        return Driver(value)
+    except ValueError:
+        known = ", ".join(driver.value for driver in Driver)
+        raise UsageError(f"-o {option}: a driver is one of {known}") from None
+
+
+# What makes a value of an option's text; called with the option, for messages, and the text.
+_READERS: Final[Mapping[str, Callable[[str, str], Any]]] = {
+    **dict.fromkeys(_MAPPINGS, _ranges),
+    **dict.fromkeys(_SQUASHES, _id),
+    "driver": _driver,
+}
 
 
 def _lower(value: str) -> list[bytes]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -22,9 +23,12 @@ from unionfs.layers import markers, places
 from unionfs.layers.base import Layer
 from unionfs.layers.places import Place
 from unionfs.merge import Source
+from unionfs.mirror import Mirror
 from unionfs.model import Attributes, Entry
 from unionfs.nodes import ROOT_NUMBER, Node, Nodes, Numbering
 from unionfs.upper import Upper
+
+_log: Final = logging.getLogger(__name__)
 
 
 class Status(NamedTuple):
@@ -49,14 +53,17 @@ async def open_source(source: Source) -> int:
 class Tree:
     """Layers, base first, with an upper or without (then every change gives EROFS)."""
 
-    def __init__(self, layers: Sequence[Layer], upper: Upper | None) -> None:
-        self.nodes: Final = Nodes()
+    def __init__(self, layers: Sequence[Layer], upper: Upper | None, mirror: Mirror) -> None:
+        self.nodes: Final = Nodes(mirror)
+        self._mirror = mirror
         self._upper = upper
         self._upper_position = len(layers)
         self._layers: list[Layer] = list(layers)
         if upper is not None:
             self._layers.append(upper.layer)
         self._numbering = Numbering(self._layers)
+        for position, layer in enumerate(layers):
+            mirror.layer(position, layer, self._numbering.space(position, layer))
         self._copying: dict[Node, trio.Lock] = {}
         self.nodes.add(self._root())
 
@@ -88,6 +95,36 @@ class Tree:
             children.pop(name, None)
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return self._discover(parent, name, sources)
+
+    def mirrored(self, node: Node) -> bool:
+        """Let the mirror know a directory; answers whether it does now, and did not before."""
+        asked = self._mirror.fill(node)
+        if asked is None:
+            return False
+        if node.children is None:
+            node.children = {}
+        for name, position in asked:
+            try:
+                self._tell(node, name, position)
+            except OSError as error:
+                # It is not listed, and who looks it up is told why.
+                _log.warning("%r is left out of a listing: %s", name, error)
+        return True
+
+    def _tell(self, parent: Node, name: bytes, position: int) -> None:
+        assert parent.children is not None
+        node = parent.children.get(name)
+        if not isinstance(node, Node):
+            sources = merge.resolve(self._layers, parent.stack, name, position)
+            if not sources:
+                self._mirror.remove(parent, name)
+                return
+            node = self._discover(parent, name, sources)
+        else:
+            self._mirror.put(parent, name, node)
+        if node.is_directory and node.upper is None:
+            status = self.status(node)
+            self._mirror.describe(node, status.attributes, status.links)
 
     def children(self, node: Node) -> dict[bytes, Node | int]:
         """The names in a directory, each with its node or the position of its topmost layer."""
@@ -492,6 +529,7 @@ class Tree:
             places.forget(node.upper.entry.handle)
         node.upper = Source(self._upper_position, upper.layer, Entry(attributes, place))
         if node.is_directory:
+            self._mirror.changing(node)
             return
         self.nodes.move(node, self._numbering.identity(self._upper_position, attributes))
         node.content = node.upper

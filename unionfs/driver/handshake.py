@@ -18,15 +18,23 @@ import trio
 
 # include/uapi/linux/fuse.h: struct fuse_in_header and fuse_init_in, fuse_out_header and
 # fuse_init_out; all begin as they did in the first version that has these flags.
-_REQUEST: Final = struct.Struct("=40xIIII")
-_REPLY: Final = struct.Struct("=16xIIII")
+# The flags come in two words; the second counts only where the first has _MORE_FLAGS.
+_OFFERED: Final = struct.Struct("=52xII")
+_FLAGS: Final = struct.Struct("=I")
 _FLAGS_OFFSET: Final = 28
+_MORE_FLAGS_OFFSET: Final = 48
+_STACK_DEPTH_OFFSET: Final = 52
 _REQUEST_SIZE_MAX: Final = 1 << 20
 
 _DONT_MASK: Final = 1 << 6
 """The umask is ours to apply: only so does a default ACL come before it (acl(5))."""
 _CACHE_SYMLINKS: Final = 1 << 23
 """The kernel may remember where a link leads. In a root with /lib a link, each path asks."""
+_MORE_FLAGS: Final = 1 << 30
+_DIRECT_IO_ALLOW_MMAP: Final = 1 << 4
+"""Of the second word: files that are neither cached nor passed through can be mapped too."""
+_PASSTHROUGH: Final = 1 << 5
+"""Of the second word: the kernel reads and writes files itself that we name to it."""
 
 
 def fuse_descriptors() -> set[int]:
@@ -42,9 +50,10 @@ def fuse_descriptors() -> set[int]:
     return found
 
 
-def negotiate(descriptor: int) -> None:
+def negotiate(descriptor: int, *, passthrough: bool) -> bool:
     """Exchange INIT on *descriptor*, which ``pyfuse3.init`` has mounted.
 
+    passthrough: whether to ask for it. Answers whether the kernel offers it too.
     Raises OSError if the mount is gone already.
     """
     kernel = os.dup(descriptor)
@@ -56,15 +65,24 @@ def negotiate(descriptor: int) -> None:
             request = os.read(kernel, _REQUEST_SIZE_MAX)
             ours.send(request)
             reply = bytearray(trio.run(_answered, ours))
-            *_, offered = _REQUEST.unpack_from(request)
-            *_, wanted = _REPLY.unpack_from(reply)
-            struct.pack_into(
-                "=I", reply, _FLAGS_OFFSET, wanted | offered & (_DONT_MASK | _CACHE_SYMLINKS)
-            )
+            offered, more = _OFFERED.unpack_from(request.ljust(_OFFERED.size, b"\0"))
+            passes = passthrough and bool(offered & _MORE_FLAGS and more & _PASSTHROUGH)
+            _add(reply, _FLAGS_OFFSET, offered & (_DONT_MASK | _CACHE_SYMLINKS))
+            if passes:
+                _add(reply, _FLAGS_OFFSET, _MORE_FLAGS)
+                _add(reply, _MORE_FLAGS_OFFSET, more & (_PASSTHROUGH | _DIRECT_IO_ALLOW_MMAP))
+                # Files below lie on a filesystem that is stacked on none.
+                _add(reply, _STACK_DEPTH_OFFSET, 1)
             os.write(kernel, reply)
+            return passes
         finally:
             os.dup2(kernel, descriptor, inheritable=False)
             os.close(kernel)
+
+
+def _add(reply: bytearray, offset: int, flags: int) -> None:
+    (before,) = _FLAGS.unpack_from(reply, offset)
+    _FLAGS.pack_into(reply, offset, before | flags)
 
 
 async def _answered(ours: socket.socket) -> bytes:

@@ -12,9 +12,11 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields
 
 from unionfs.driver.caching import ABSENT, attributes_reply, open_reply
+from unionfs.driver.plane import AGAIN
 from unionfs.filesystem import Changes, Filesystem
+from unionfs.mirror import MirroredError
 from unionfs.model import NAME_MAX, Caller
-from unionfs.nodes import Node
+from unionfs.nodes import Node, OpenFile
 from unionfs.owners import Owners
 
 _P = ParamSpec("_P")
@@ -37,6 +39,8 @@ def _answering(
             return await handler(*args, **kwargs)
         except FUSEError:
             raise
+        except MirroredError:
+            raise FUSEError(AGAIN) from None
         except OSError as error:
             if error.errno in _WORTH_A_RECORD:
                 _log.warning("%s %r: %s", handler.__name__, args[1:3], error)
@@ -49,14 +53,23 @@ def _answering(
 
 
 class UnionOperations(pyfuse3.Operations):
-    """The requests of one mount, for one filesystem; its owners show as *owners* says."""
+    """The requests of one mount, for one filesystem; its owners show as *owners* says.
+
+    offer: told of each file that a reply opens, and whether it is the upper's, right before it.
+    """
 
     supports_dot_lookup = False
     enable_writeback_cache = False
     enable_acl = True
 
-    def __init__(self, filesystem: Filesystem, owners: Owners) -> None:
+    def __init__(
+        self,
+        filesystem: Filesystem,
+        owners: Owners,
+        offer: Callable[[int, bool], None] | None = None,
+    ) -> None:
         super().__init__()
+        self._offer = offer
         self._filesystem = filesystem
         self._owners = owners
 
@@ -81,7 +94,7 @@ class UnionOperations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         file, node = self._filesystem.create(parent_inode, name, mode, flags, self._caller(ctx))
-        return open_reply(file.descriptor), self._given(node)
+        return self._open(file), self._given(node)
 
     @_answering
     async def mknod(
@@ -180,7 +193,7 @@ class UnionOperations(pyfuse3.Operations):
     @_answering
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         file = await self._filesystem.open(inode, flags, privileged=ctx.uid == 0)
-        return open_reply(file.descriptor)
+        return self._open(file)
 
     @_answering
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -239,6 +252,11 @@ class UnionOperations(pyfuse3.Operations):
             setattr(reply, field, getattr(has, field))
         reply.f_namemax = NAME_MAX
         return reply
+
+    def _open(self, file: OpenFile) -> FileInfo:
+        if self._offer is not None:
+            self._offer(file.descriptor, file.node.upper is not None)
+        return open_reply(file.descriptor)
 
     def _given(self, node: Node) -> EntryAttributes:
         """The reply that gives the kernel the reference which was counted for it."""

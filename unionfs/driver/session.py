@@ -15,23 +15,27 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pyfuse3
 import trio
 
 from unionfs import syscalls
-from unionfs.driver import handshake, log, mounts, preflight, records
+from unionfs.driver import handshake, log, mounts, plane, preflight, records
 from unionfs.driver.operations import UnionOperations
 from unionfs.driver.preflight import Directory
 from unionfs.filesystem import Filesystem
 from unionfs.layers import markers
 from unionfs.layers.markers import Dialects
 from unionfs.model import BusyError, UnionError, printable
-from unionfs.options import Options
+from unionfs.options import Driver, Options
+from unionfs.owners import Owners
 from unionfs.sources import Named, open_layers, problem
 from unionfs.upper import Upper
 from unionfs.workdir import require_free
+
+if TYPE_CHECKING:
+    from unionfs.driver.plane.mirror import PlaneMirror
 
 _log = logging.getLogger(__name__)
 
@@ -91,11 +95,14 @@ def serve(plan: Plan, ready: Callable[[], None] | None = None) -> int:
     ):
         with preflight.claimed_mount_point(plan.point) as notes:
             made = contextlib.ExitStack()
-            filesystem = stack.enter_context(contextlib.closing(_open(plan, made)))
+            mirror = _mirror(plan)
+            filesystem = stack.enter_context(contextlib.closing(_open(plan, made, mirror)))
             # While we hold the upper: afterwards it may be another's.
             stack.push(made)
             union = _union(plan)
-            stack.enter_context(_mounted(plan, UnionOperations(filesystem, plan.options.owners)))
+            offer = plane.offer if _may_be_native(plan) else None
+            operations = UnionOperations(filesystem, plan.options.owners, offer)
+            stack.enter_context(_mounted(plan, operations, mirror))
             made.pop_all()
         # While we hold the upper, the record says so.
         last.enter_context(records.kept(union, directory))
@@ -134,7 +141,7 @@ def _union(plan: Plan) -> records.Union:
     )
 
 
-def _open(plan: Plan, made: contextlib.ExitStack) -> Filesystem:
+def _open(plan: Plan, made: contextlib.ExitStack, mirror: PlaneMirror | None) -> Filesystem:
     """Open what *plan* names; *made* removes what was made for it if it is not mounted after all.
 
     Raises UnionError.
@@ -149,7 +156,7 @@ def _open(plan: Plan, made: contextlib.ExitStack) -> Filesystem:
             opened.callback(upper.close)
             opened.push(made)
         layers = [layer for _, layer in named]
-        filesystem = Filesystem(layers, upper, dialects=plan.dialects)
+        filesystem = Filesystem(layers, upper, dialects=plan.dialects, mirror=mirror)
         opened.pop_all()
         return filesystem
 
@@ -234,7 +241,7 @@ def _wait_for_user(upper: bytes, work: bytes, error: BusyError) -> None:
 
 
 @contextlib.contextmanager
-def _mounted(plan: Plan, operations: UnionOperations) -> Iterator[None]:
+def _mounted(plan: Plan, operations: UnionOperations, mirror: PlaneMirror | None) -> Iterator[None]:
     # From here on signals wait until they are answered by unmounting.
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     known = handshake.fuse_descriptors()
@@ -247,13 +254,40 @@ def _mounted(plan: Plan, operations: UnionOperations) -> Iterator[None]:
             raise UnionError(f"mount point {os.fsdecode(plan.point)}: {reason or error}") from error
     try:
         (descriptor,) = handshake.fuse_descriptors() - known
-        handshake.negotiate(descriptor)
+        native = _may_be_native(plan) and plane.usable()
+        if plan.options.driver is Driver.NATIVE and not native:
+            raise UnionError("-o driver=native is not possible here: the extension was not built")
+        passthrough = handshake.negotiate(
+            descriptor, passthrough=native and syscalls.may_use_trusted_attributes()
+        )
+        if native:
+            plane.start(
+                descriptor,
+                writable=plan.upper is not None,
+                passthrough=passthrough,
+                debug="debug" in plan.options.flags,
+            )
+            if mirror is not None:
+                mirror.started = True
         yield
     finally:
         pyfuse3.close(unmount=False)
         # It still is there if serving failed, and answers nobody any more.
         if mounts.is_union(plan.point) and mounts.is_dead(plan.point):
             mounts.detach(plan.point)
+
+
+def _may_be_native(plan: Plan) -> bool:
+    return plan.options.driver is not Driver.STOCK and plane.built()
+
+
+def _mirror(plan: Plan) -> PlaneMirror | None:
+    """What is told to the plane; nothing where owners show as others, for it does not know that."""
+    if not _may_be_native(plan) or plan.options.owners != Owners():
+        return None
+    from unionfs.driver.plane.mirror import PlaneMirror  # noqa: PLC0415 - it needs the extension
+
+    return PlaneMirror()
 
 
 def _fuse_options(plan: Plan) -> set[str]:

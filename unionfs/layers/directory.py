@@ -29,6 +29,8 @@ from unionfs.model import (
 _log: Final = logging.getLogger(__name__)
 
 _CHANGED: Final = "a layer changed while it was mounted"
+_PATH_MAX: Final = 3800
+"""Bytes of a path that leave room for one name more within what the kernel takes (limits.h)."""
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 # struct ovl_fb of fs/overlayfs/overlayfs.h: version, magic, length, flags, type, filesystem.
 _ORIGIN: Final = struct.Struct("=BBBBB16s")
@@ -56,7 +58,8 @@ class DirectoryLayer:
         writable: bool = False,
     ) -> None:
         self._path = os.path.realpath(path)
-        self._oci = dialects is Dialects.AUTO
+        self.whiteout_files: Final = dialects is Dialects.AUTO
+        """Whether names beginning ``.wh.`` are whiteouts in it."""
         self._namespace = namespace
         self._doubted = False
         self._every_id_is_mapped = syscalls.every_id_is_mapped()
@@ -91,11 +94,11 @@ class DirectoryLayer:
         return entry
 
     def lookup(self, directory: Entry, name: bytes) -> Entry | Mark | None:
-        if self._oci and markers.is_reserved(name):
+        if self.whiteout_files and markers.is_reserved(name):
             return None
         place: Place = directory.handle
         descriptor = places.directory(place)
-        hidden = self._oci and self._hides(place, descriptor, name)
+        hidden = self.whiteout_files and self._hides(place, descriptor, name)
         try:
             attributes = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
         except FileNotFoundError:
@@ -111,7 +114,7 @@ class DirectoryLayer:
             with os.scandir(descriptor) as entries:
                 for entry in entries:
                     name = os.fsencode(entry.name)
-                    if self._oci and markers.is_reserved(name):
+                    if self.whiteout_files and markers.is_reserved(name):
                         if gone := markers.hidden_by(name):
                             hidden.add(gone)
                     else:
@@ -230,14 +233,29 @@ class DirectoryLayer:
         if (now.st_dev, now.st_ino) != (then.st_dev, then.st_ino):
             raise OSError(errno.ESTALE, _CHANGED, self._path_of(entry.handle)) from cause
 
+    def path_to_read(self, directory: Entry) -> bytes | None:
+        """The path of a directory below the root, if its listing says all; ``.`` for the root.
+
+        None where whiteouts are told by attributes, or the path is too long for the kernel.
+        """
+        path = b"/".join(self._names(directory.handle)) or b"."
+        if directory.handle.whiteout_attributes or len(path) > _PATH_MAX:
+            return None
+        return path
+
     def _path_of(self, place: Place) -> str:
         """Where a place is on the host, for people to read."""
+        return os.fsdecode(os.path.join(self._path, *self._names(place)))
+
+    @staticmethod
+    def _names(place: Place) -> list[bytes]:
+        """The names from the root down to a place."""
         names: list[bytes] = []
         here: Place | None = place
         while here is not None:
             names.append(here.name)
             here = here.parent
-        return os.fsdecode(os.path.join(self._path, *reversed(names[:-1])))
+        return names[-2::-1]
 
     def _entry(self, place: Place, attributes: os.stat_result, hidden: bool) -> Entry | Mark:
         mode = attributes.st_mode
@@ -280,7 +298,7 @@ class DirectoryLayer:
         return places.has_known_owner(place, status)
 
     def _has_opaque_file(self, place: Place) -> bool:
-        return self._oci and _exists(places.directory(place), markers.OPAQUE_NAME)
+        return self.whiteout_files and _exists(places.directory(place), markers.OPAQUE_NAME)
 
     def _hides(self, place: Place, descriptor: int, name: bytes) -> bool:
         if place.hidden is not None:

@@ -1,0 +1,65 @@
+"""The data plane: requests that are answered in C, between the kernel and pyfuse3.
+
+docs/dataplane.md tells how it sits there and why that is sound. It is optional: where it was not
+built, pyfuse3 answers everything.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+from typing import Final
+
+# pyfuse3 finds the extension's functions before libfuse's if they are there, and global, when it
+# is loaded.
+_flags = sys.getdlopenflags()
+sys.setdlopenflags(os.RTLD_NOW | os.RTLD_GLOBAL)
+try:
+    from unionfs.driver.plane import _plane
+except ImportError:
+    _plane = None  # type: ignore[assignment]
+finally:
+    sys.setdlopenflags(_flags)
+
+AGAIN: Final = 600
+"""The error that a request is answered with to have the plane look at it again (channel.c)."""
+
+_MOST: Final = 257 * mmap.PAGESIZE
+"""Bytes of the longest request: libfuse asks for 256 pages of content and one for the rest."""
+_THREADS: Final = 2
+_PASSED_FROM: Final = 1 << 20
+_PASSED_FROM_READ_ONLY: Final = 1 << 17
+
+
+def built() -> bool:
+    """Whether the extension is there."""
+    return _plane is not None
+
+
+def usable() -> bool:
+    """Whether the plane can get between the kernel and the session that pyfuse3 has mounted."""
+    return built() and _plane.usable()
+
+
+def start(descriptor: int, *, writable: bool, passthrough: bool, debug: bool) -> None:
+    """Get between the kernel and libfuse, whose *descriptor* of /dev/fuse becomes another file.
+
+    writable: whether the mount is. passthrough: whether the kernel has agreed to it. debug: show
+    the requests that pyfuse3 does not see. Raises OSError.
+    """
+    _plane.start(
+        os.dup(descriptor),
+        descriptor,
+        1 if debug else _THREADS,
+        _MOST,
+        debug,
+        passthrough,
+        _PASSED_FROM if writable else _PASSED_FROM_READ_ONLY,
+        not writable,
+    )
+
+
+def offer(descriptor: int, upper: bool) -> None:
+    """The reply that comes next opens *descriptor*, a file of the upper or of a layer below."""
+    _plane.offer(descriptor, upper)

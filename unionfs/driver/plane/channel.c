@@ -1,0 +1,408 @@
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "names.h"
+
+/* A request that waits for libfuse. */
+struct message {
+    struct message *next;
+    size_t size;
+    char bytes[];
+};
+
+/* A request that libfuse has, and whose reply is looked at on its way out. */
+struct pending {
+    struct pending *next;
+    size_t size;
+    struct fuse_in_header header; /* and the rest of the request */
+};
+
+enum { PENDING_BUCKETS = 256 };
+
+static int kernel_fd = -1;
+static int ready_fd = -1;
+static size_t request_most;
+static bool showing;
+static bool keeping_listings;
+
+static pthread_mutex_t queue_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct message *queue_head, **queue_tail = &queue_head;
+static bool queue_ended;
+
+static pthread_mutex_t pending_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct pending *pending_table[PENDING_BUCKETS];
+
+void channel_keep_listings(bool keep)
+{
+    keeping_listings = keep;
+}
+
+int channel_device(void)
+{
+    return kernel_fd;
+}
+
+/* Replies */
+
+static bool reply(uint64_t unique, int error, const void *data, size_t size)
+{
+    struct fuse_out_header header = {
+        .len = (uint32_t)(sizeof(header) + size), .error = -error, .unique = unique};
+    struct iovec parts[2] = {{&header, sizeof(header)}, {(void *)data, size}};
+    /* It fails when whoever asked was killed meanwhile, or the mount is gone: nobody waits. */
+    return writev(kernel_fd, parts, size ? 2 : 1) >= 0;
+}
+
+void reply_error(uint64_t unique, int error)
+{
+    reply(unique, error, NULL, 0);
+}
+
+bool reply_data(uint64_t unique, const void *data, size_t size)
+{
+    return reply(unique, 0, data, size);
+}
+
+void notify_store(uint64_t node, const void *data, size_t size)
+{
+    struct fuse_notify_store_out out = {.nodeid = node, .size = (uint32_t)size};
+    struct fuse_out_header header = {
+        .len = (uint32_t)(sizeof(header) + sizeof(out) + size), .error = FUSE_NOTIFY_STORE};
+    struct iovec parts[3] = {
+        {&header, sizeof(header)}, {&out, sizeof(out)}, {(void *)data, size}};
+    /* If it fails, the kernel asks for the content. */
+    ssize_t written = writev(kernel_fd, parts, 3);
+    (void)written;
+}
+
+/* What libfuse has to answer */
+
+static void ready(void)
+{
+    uint64_t one = 1;
+    while (write(ready_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+        ;
+}
+
+static void enqueue(struct message *message)
+{
+    pthread_mutex_lock(&queue_lock);
+    bool was_empty = queue_head == NULL;
+    message->next = NULL;
+    *queue_tail = message;
+    queue_tail = &message->next;
+    if (was_empty)
+        ready();
+    pthread_mutex_unlock(&queue_lock);
+}
+
+/* A directory that the plane has dropped: Python gets its reference back. */
+void table_unpin(uint64_t number)
+{
+    struct {
+        struct fuse_in_header header;
+        struct fuse_forget_in body;
+    } forget = {{.len = sizeof(forget), .opcode = FUSE_FORGET, .nodeid = number}, {.nlookup = 1}};
+    struct message *message = malloc(sizeof(*message) + sizeof(forget));
+    if (message == NULL)
+        return; /* Python keeps it a little longer than needed: until the mount ends */
+    message->size = sizeof(forget);
+    memcpy(message->bytes, &forget, sizeof(forget));
+    enqueue(message);
+}
+
+static void end_queue(void)
+{
+    pthread_mutex_lock(&queue_lock);
+    queue_ended = true;
+    ready();
+    pthread_mutex_unlock(&queue_lock);
+}
+
+ssize_t channel_read(int fd, void *buffer, size_t size, void *data)
+{
+    (void)fd, (void)data;
+    pthread_mutex_lock(&queue_lock);
+    struct message *message = queue_head;
+    if (message != NULL) {
+        queue_head = message->next;
+        if (queue_head == NULL)
+            queue_tail = &queue_head;
+    }
+    bool ended = queue_ended;
+    if (queue_head == NULL && !ended) {
+        uint64_t count;
+        while (read(ready_fd, &count, sizeof(count)) < 0 && errno == EINTR)
+            ;
+    }
+    pthread_mutex_unlock(&queue_lock);
+    if (message == NULL) {
+        /* Another task of pyfuse3 may have taken what this one was woken for. */
+        errno = ended ? ENODEV : EINTR;
+        return -1;
+    }
+    /* libfuse's buffer has room for the longest request there is. */
+    size_t length = message->size < size ? message->size : size;
+    memcpy(buffer, message->bytes, length);
+    free(message);
+    return (ssize_t)length;
+}
+
+static struct pending **pending_slot(uint64_t unique)
+{
+    struct pending **slot = &pending_table[unique / 2 % PENDING_BUCKETS];
+    while (*slot != NULL && (*slot)->header.unique != unique)
+        slot = &(*slot)->next;
+    return slot;
+}
+
+/* Remember a request whose reply is to be looked at; without memory the reply stays as it is. */
+static void remember(const struct fuse_in_header *header, size_t size)
+{
+    struct pending *pending = malloc(offsetof(struct pending, header) + size);
+    if (pending == NULL)
+        return;
+    pending->size = size;
+    memcpy(&pending->header, header, size);
+    pthread_mutex_lock(&pending_lock);
+    struct pending **slot = pending_slot(header->unique);
+    pending->next = *slot;
+    *slot = pending;
+    pthread_mutex_unlock(&pending_lock);
+}
+
+/* The remembered request that has UNIQUE, to be freed; NULL if there is none. */
+static struct pending *recall(uint64_t unique)
+{
+    pthread_mutex_lock(&pending_lock);
+    struct pending **slot = pending_slot(unique);
+    struct pending *pending = *slot;
+    if (pending != NULL)
+        *slot = pending->next;
+    pthread_mutex_unlock(&pending_lock);
+    return pending;
+}
+
+static bool is_remembered(uint32_t opcode)
+{
+    switch (opcode) {
+    case FUSE_OPEN:
+    case FUSE_CREATE:
+    case FUSE_OPENDIR:
+    case FUSE_LOOKUP:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static void forward(const struct request *request)
+{
+    const struct fuse_in_header *header = request->header;
+    size_t size = sizeof(*header) + request->size;
+    struct message *message = malloc(sizeof(*message) + size);
+    if (message == NULL) {
+        if (header->opcode != FUSE_FORGET && header->opcode != FUSE_BATCH_FORGET)
+            reply_error(header->unique, ENOMEM);
+        return;
+    }
+    message->size = size;
+    memcpy(message->bytes, header, size);
+    if (is_remembered(header->opcode))
+        remember(header, size);
+    enqueue(message);
+}
+
+/* Replies of libfuse on their way to the kernel */
+
+enum { REPLY_PARTS = 3 };
+
+/*
+ * The reply that comes after the entry in a CREATE's reply, and alone in an OPEN's: a copy, as
+ * libfuse's memory is libfuse's. Answers its size, 0 if PARTS has another shape.
+ */
+static size_t copy_reply(const struct iovec *parts, int count, char *copy, size_t room)
+{
+    size_t size = 0;
+    for (int part = 1; part < count; part++) {
+        if (parts[part].iov_len > room - size)
+            return 0;
+        memcpy(copy + size, parts[part].iov_base, parts[part].iov_len);
+        size += parts[part].iov_len;
+    }
+    return size;
+}
+
+static ssize_t write_opened(const struct pending *pending, struct iovec *parts, int count)
+{
+    struct {
+        struct fuse_entry_out entry;
+        struct open_reply open;
+    } created;
+    char *copy = (char *)&created;
+    size_t size = copy_reply(parts, count, copy, sizeof(created));
+    uint64_t node = pending->header.nodeid;
+    uint32_t opcode = pending->header.opcode;
+    struct open_reply *open = (struct open_reply *)copy;
+    if (opcode == FUSE_CREATE) {
+        node = created.entry.nodeid;
+        open = &created.open;
+    }
+    if ((char *)open + sizeof(*open) != copy + size)
+        return writev(kernel_fd, parts, count);
+    if (opcode != FUSE_OPENDIR)
+        handles_opened(node, open);
+    else if (keeping_listings)
+        open->open_flags |= FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE;
+    struct iovec whole[2] = {parts[0], {copy, size}};
+    ssize_t written = writev(kernel_fd, whole, 2);
+    if (written < 0 && opcode != FUSE_OPENDIR) {
+        int error = errno;
+        handles_closed(open->fh);
+        errno = error;
+    }
+    return written;
+}
+
+/* Requests of the kernel */
+
+static void show(const struct fuse_in_header *header)
+{
+    static const char *const names[] = {
+        [FUSE_LOOKUP] = "LOOKUP",
+        [FUSE_FORGET] = "FORGET",
+        [FUSE_BATCH_FORGET] = "BATCH_FORGET",
+        [FUSE_GETATTR] = "GETATTR",
+        [FUSE_READLINK] = "READLINK",
+        [FUSE_OPEN] = "OPEN",
+        [FUSE_RELEASE] = "RELEASE",
+        [FUSE_GETXATTR] = "GETXATTR",
+        [FUSE_OPENDIR] = "OPENDIR",
+        [FUSE_READDIRPLUS] = "READDIRPLUS",
+        [FUSE_RELEASEDIR] = "RELEASEDIR",
+        [FUSE_READ] = "READ",
+        [FUSE_WRITE] = "WRITE",
+        [FUSE_LSEEK] = "LSEEK",
+        [FUSE_FALLOCATE] = "FALLOCATE",
+        [FUSE_COPY_FILE_RANGE] = "COPY_FILE_RANGE",
+        [FUSE_IOCTL] = "IOCTL",
+    };
+    const char *name = NULL;
+    if (header->opcode < sizeof(names) / sizeof(names[0]))
+        name = names[header->opcode];
+    fprintf(stderr, "unique: %llu, opcode: %s (%u), nodeid: %llu, insize: %u, pid: %u\n",
+            (unsigned long long)header->unique, name ? name : "???", header->opcode,
+            (unsigned long long)header->nodeid, header->len, header->pid);
+}
+
+static void handle(char *bytes, size_t size, struct scratch *scratch)
+{
+    const struct fuse_in_header *header = (const struct fuse_in_header *)bytes;
+    if (size < sizeof(*header) || header->len != size)
+        return; /* never from a kernel */
+    struct request request = {header, bytes + sizeof(*header), size - sizeof(*header)};
+    enum verdict verdict = files_handle(&request, scratch);
+    if (verdict == FORWARD)
+        verdict = names_handle(&request, scratch);
+    if (verdict == FORWARD)
+        forward(&request);
+    else if (showing)
+        show(header);
+}
+
+/* libfuse's replies, once more: what Python says that the plane can answer now */
+
+/*
+ * Python's error for: the directory is known now, so look again. No errno of Linux is as large.
+ * As unionfs/driver/plane/__init__.py has it.
+ */
+enum { AGAIN = 600 };
+
+static ssize_t size_of(const struct iovec *parts, int count)
+{
+    ssize_t size = 0;
+    for (int part = 0; part < count; part++)
+        size += (ssize_t)parts[part].iov_len;
+    return size;
+}
+
+ssize_t channel_write(int fd, struct iovec *parts, int count, void *data)
+{
+    /* Only the thread that runs libfuse comes here. */
+    static struct scratch scratch;
+    (void)fd, (void)data;
+    const struct fuse_out_header *header = parts[0].iov_base;
+    struct pending *pending = header->unique == 0 ? NULL : recall(header->unique);
+    ssize_t written;
+    if (scratch.memory == NULL) {
+        scratch.memory = malloc(request_most);
+        scratch.size = scratch.memory == NULL ? 0 : request_most;
+    }
+    if (pending != NULL && header->error == -AGAIN) {
+        handle((char *)&pending->header, pending->size, &scratch);
+        written = size_of(parts, count);
+    } else if (pending != NULL && header->error == 0 && pending->header.opcode != FUSE_LOOKUP) {
+        written = write_opened(pending, parts, count);
+    } else {
+        written = writev(kernel_fd, parts, count);
+    }
+    free(pending);
+    return written;
+}
+
+static void *serve(void *argument)
+{
+    (void)argument;
+    char *bytes = malloc(request_most);
+    struct scratch scratch = {malloc(request_most), request_most};
+    while (bytes != NULL && scratch.memory != NULL) {
+        ssize_t size = read(kernel_fd, bytes, request_most);
+        if (size > 0)
+            handle(bytes, (size_t)size, &scratch);
+        else if (size == 0 || (errno != EINTR && errno != EAGAIN && errno != ENOENT))
+            break; /* ENODEV: unmounted. ECONNABORTED: see fusectl. */
+    }
+    free(scratch.memory);
+    free(bytes);
+    end_queue();
+    return NULL;
+}
+
+int channel_start(int kernel, int threads, size_t most, bool debug)
+{
+    sigset_t all, before;
+    kernel_fd = kernel;
+    request_most = most;
+    showing = debug;
+    ready_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (ready_fd < 0)
+        return -1;
+    /* Signals are Python's. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int started = 0;
+    int error = 0;
+    while (started < threads) {
+        pthread_t thread;
+        error = pthread_create(&thread, NULL, serve, NULL);
+        if (error != 0)
+            break;
+        pthread_detach(thread);
+        started++;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (started == 0) {
+        close(ready_fd);
+        errno = error;
+        return -1;
+    }
+    return ready_fd;
+}

@@ -1,0 +1,109 @@
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <unistd.h>
+
+#include "plane.h"
+
+/* Handles of open files are descriptors, so that what these requests ask for is one system call. */
+
+static enum verdict answer(const struct request *request, int error)
+{
+    reply_error(request->header->unique, error);
+    return ANSWERED;
+}
+
+static enum verdict read_file(const struct request *request, struct scratch *scratch)
+{
+    const struct fuse_read_in *in = BODY(request, struct fuse_read_in);
+    if (in == NULL || in->size > scratch->size)
+        return answer(request, EINVAL);
+    ssize_t got = pread((int)in->fh, scratch->memory, in->size, (off_t)in->offset);
+    if (got < 0)
+        return answer(request, errno);
+    reply_data(request->header->unique, scratch->memory, (size_t)got);
+    return ANSWERED;
+}
+
+static enum verdict write_file(const struct request *request)
+{
+    const struct fuse_write_in *in = BODY(request, struct fuse_write_in);
+    if (in == NULL || in->size > request->size - sizeof(*in))
+        return answer(request, EINVAL);
+    ssize_t done = pwrite((int)in->fh, in + 1, in->size, (off_t)in->offset);
+    if (done < 0)
+        return answer(request, errno);
+    struct fuse_write_out out = {.size = (uint32_t)done};
+    reply_data(request->header->unique, &out, sizeof(out));
+    return ANSWERED;
+}
+
+static enum verdict allocate(const struct request *request)
+{
+    const struct fuse_fallocate_in *in = BODY(request, struct fuse_fallocate_in);
+    if (in == NULL)
+        return answer(request, EINVAL);
+    int failed = fallocate((int)in->fh, (int)in->mode, (off_t)in->offset, (off_t)in->length);
+    return answer(request, failed ? errno : 0);
+}
+
+static enum verdict seek(const struct request *request)
+{
+    const struct fuse_lseek_in *in = BODY(request, struct fuse_lseek_in);
+    if (in == NULL)
+        return answer(request, EINVAL);
+    /* Nothing reads at the descriptor's own offset, so that it may move. */
+    off_t found = lseek((int)in->fh, (off_t)in->offset, (int)in->whence);
+    if (found < 0)
+        return answer(request, errno);
+    struct fuse_lseek_out out = {.offset = (uint64_t)found};
+    reply_data(request->header->unique, &out, sizeof(out));
+    return ANSWERED;
+}
+
+static enum verdict copy_range(const struct request *request)
+{
+    const struct fuse_copy_file_range_in *in = BODY(request, struct fuse_copy_file_range_in);
+    if (in == NULL)
+        return answer(request, EINVAL);
+    off_t from = (off_t)in->off_in, to = (off_t)in->off_out;
+    ssize_t done = copy_file_range((int)in->fh_in, &from, (int)in->fh_out, &to, in->len,
+                                   (unsigned)in->flags);
+    if (done < 0)
+        return answer(request, errno);
+    struct fuse_write_out out = {.size = (uint32_t)done};
+    reply_data(request->header->unique, &out, sizeof(out));
+    return ANSWERED;
+}
+
+static enum verdict release(const struct request *request)
+{
+    const struct fuse_release_in *in = BODY(request, struct fuse_release_in);
+    if (in == NULL)
+        return answer(request, EINVAL);
+    if (!handles_closed(in->fh))
+        return FORWARD;
+    close((int)in->fh);
+    return answer(request, 0);
+}
+
+enum verdict files_handle(const struct request *request, struct scratch *scratch)
+{
+    switch (request->header->opcode) {
+    case FUSE_READ:
+        return read_file(request, scratch);
+    case FUSE_WRITE:
+        return write_file(request);
+    case FUSE_FALLOCATE:
+        return allocate(request);
+    case FUSE_LSEEK:
+        return seek(request);
+    case FUSE_COPY_FILE_RANGE:
+        return copy_range(request);
+    case FUSE_RELEASE:
+        return release(request);
+    default:
+        return FORWARD;
+    }
+}

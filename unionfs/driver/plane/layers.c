@@ -1,0 +1,297 @@
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "layers.h"
+
+enum { INODE_BITS = 48, OVERFLOW_ID = 65534, LISTING_BYTES = 1 << 16 };
+
+struct layer {
+    int root;
+    bool whiteout_files;
+    uint64_t device;
+    uint64_t space;
+};
+
+static struct layer *layers;
+static int layer_count;
+static bool owners_known;
+
+int layers_set(int position, int root, bool whiteout_files, uint64_t device, uint64_t space)
+{
+    if (position >= layer_count) {
+        struct layer *larger = realloc(layers, (size_t)(position + 1) * sizeof(*layers));
+        if (larger == NULL)
+            return -1;
+        layers = larger;
+        layer_count = position + 1;
+    }
+    layers[position] = (struct layer){root, whiteout_files, device, space};
+    return 0;
+}
+
+void layers_know_owners(bool all)
+{
+    owners_known = all;
+}
+
+static int open_beneath(int root, const char *path, uint64_t flags)
+{
+    struct open_how how = {
+        .flags = flags | O_CLOEXEC | O_NOFOLLOW,
+        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
+    };
+    return (int)syscall(SYS_openat2, root, path, &how, sizeof(how));
+}
+
+int layers_directory(const struct source *source)
+{
+    return open_beneath(layers[source->layer].root, source->path, O_PATH | O_DIRECTORY);
+}
+
+/* Listing */
+
+struct linux_dirent64 {
+    uint64_t d_ino;
+    int64_t d_off;
+    unsigned short d_reclen;
+    unsigned char d_type;
+    char d_name[];
+};
+
+struct list {
+    struct found *items;
+    size_t count, room;
+};
+
+static bool append(struct list *list, const char *name, size_t length, uint8_t type)
+{
+    if (list->count == list->room) {
+        size_t room = list->room ? list->room * 2 : 32;
+        struct found *larger = realloc(list->items, room * sizeof(*larger));
+        if (larger == NULL)
+            return false;
+        list->items = larger;
+        list->room = room;
+    }
+    char *copy = strndup(name, length);
+    if (copy == NULL)
+        return false;
+    list->items[list->count++] = (struct found){copy, length, type};
+    return true;
+}
+
+void layers_free(struct found *found, size_t count)
+{
+    for (size_t at = 0; at < count; at++)
+        free(found[at].name);
+    free(found);
+}
+
+/* The type of what readdir(3) does not tell all about: whether it is a whiteout, and what it is. */
+static uint8_t look_closer(int directory, const char *name, uint8_t type)
+{
+    struct stat status;
+    if (type != DT_CHR && type != DT_UNKNOWN)
+        return type;
+    if (fstatat(directory, name, &status, AT_SYMLINK_NOFOLLOW) != 0)
+        return DT_UNKNOWN;
+    if (S_ISCHR(status.st_mode) && status.st_rdev == 0)
+        return DT_WHT;
+    return IFTODT(status.st_mode);
+}
+
+static bool add_entry(const struct layer *layer, int directory, struct list *names,
+                      struct list *hidden, const struct linux_dirent64 *entry)
+{
+    static const char prefix[] = ".wh.", reserved[] = ".wh..wh.";
+    const char *name = entry->d_name;
+    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+        return true;
+    if (layer->whiteout_files && strncmp(name, prefix, sizeof(prefix) - 1) == 0) {
+        const char *of = name + sizeof(prefix) - 1;
+        if (*of == '\0' || strncmp(name, reserved, sizeof(reserved) - 1) == 0)
+            return true;
+        return append(hidden, of, strlen(of), DT_WHT);
+    }
+    return append(names, name, strlen(name), look_closer(directory, name, entry->d_type));
+}
+
+static bool read_names(const struct layer *layer, int directory, struct list *names,
+                       struct list *hidden)
+{
+    char *buffer = malloc(LISTING_BYTES);
+    bool good = buffer != NULL;
+    while (good) {
+        long size = syscall(SYS_getdents64, directory, buffer, LISTING_BYTES);
+        if (size <= 0) {
+            good = size == 0;
+            break;
+        }
+        for (long at = 0; good && at < size;) {
+            const struct linux_dirent64 *entry = (const void *)(buffer + at);
+            good = add_entry(layer, directory, names, hidden, entry);
+            at += entry->d_reclen;
+        }
+    }
+    free(buffer);
+    return good;
+}
+
+static int open_quietly(int root, const char *path, uint64_t flags)
+{
+    /* Reading a layer is not to change its access times, where we may have it so. */
+    int fd = open_beneath(root, path, flags | O_NOATIME);
+    if (fd < 0 && errno == EPERM)
+        fd = open_beneath(root, path, flags);
+    return fd;
+}
+
+struct found *layers_list(const struct source *source, size_t *count)
+{
+    const struct layer *layer = &layers[source->layer];
+    struct list names = {0}, hidden = {0};
+    int directory = open_quietly(layer->root, source->path, O_RDONLY | O_DIRECTORY);
+    if (directory < 0)
+        return NULL;
+    bool good = read_names(layer, directory, &names, &hidden);
+    for (size_t at = 0; good && at < hidden.count; at++)
+        good = append(&names, hidden.items[at].name, hidden.items[at].length, DT_WHT);
+    int error = errno;
+    close(directory);
+    layers_free(hidden.items, hidden.count);
+    if (!good) {
+        layers_free(names.items, names.count);
+        errno = error ? error : ENOMEM;
+        return NULL;
+    }
+    *count = names.count;
+    /* An empty directory has an array too, so that NULL only means an error. */
+    return names.items != NULL ? names.items : calloc(1, sizeof(struct found));
+}
+
+/* Attributes */
+
+static uint64_t number_of(const struct layer *layer, uint64_t device, uint64_t inode)
+{
+    uint64_t number = layer->space << INODE_BITS | inode;
+    if (device != layer->device || inode >> INODE_BITS || number <= FUSE_ROOT_ID)
+        return 0;
+    return number;
+}
+
+static bool is_plain(const struct stat *status, uint8_t type)
+{
+    if (IFTODT(status->st_mode) != type || (type != DT_DIR && status->st_nlink != 1))
+        return false;
+    if (!owners_known && (status->st_uid == OVERFLOW_ID || status->st_gid == OVERFLOW_ID))
+        return false;
+    /* A file of holes, or a metacopy, whose blocks are elsewhere. */
+    return !(S_ISREG(status->st_mode) && status->st_blocks == 0 && status->st_size > 0);
+}
+
+/* The kernel's new_encode_dev. */
+static uint32_t wire_device(dev_t device)
+{
+    unsigned higher = major(device), lower = minor(device);
+    return (lower & 0xff) | higher << 8 | (lower & ~0xffu) << 12;
+}
+
+int layers_stat(const struct source *source, int directory_fd, const char *name, uint8_t type,
+                uint64_t *number, struct fuse_attr *attributes)
+{
+    struct stat status;
+    if (fstatat(directory_fd, name, &status, AT_SYMLINK_NOFOLLOW) != 0)
+        return -1;
+    *number = number_of(&layers[source->layer], status.st_dev, status.st_ino);
+    if (*number == 0 || !is_plain(&status, type))
+        return 1;
+    *attributes = (struct fuse_attr){
+        .ino = *number,
+        .size = (uint64_t)status.st_size,
+        .blocks = (uint64_t)status.st_blocks,
+        .atime = (uint64_t)status.st_atim.tv_sec,
+        .mtime = (uint64_t)status.st_mtim.tv_sec,
+        .ctime = (uint64_t)status.st_ctim.tv_sec,
+        .atimensec = (uint32_t)status.st_atim.tv_nsec,
+        .mtimensec = (uint32_t)status.st_mtim.tv_nsec,
+        .ctimensec = (uint32_t)status.st_ctim.tv_nsec,
+        .mode = status.st_mode,
+        .nlink = (uint32_t)status.st_nlink,
+        .uid = status.st_uid,
+        .gid = status.st_gid,
+        .rdev = wire_device(status.st_rdev),
+        .blksize = (uint32_t)status.st_blksize,
+    };
+    return 0;
+}
+
+/* Marks */
+
+static bool is_mark(const char *name)
+{
+    static const char *const prefixes[] = {"trusted.overlay.", "user.overlay.",
+                                           "user.fuseoverlayfs."};
+    for (size_t at = 0; at < sizeof(prefixes) / sizeof(prefixes[0]); at++)
+        if (strncmp(name, prefixes[at], strlen(prefixes[at])) == 0)
+            return true;
+    return false;
+}
+
+bool layers_has_marks(const struct source *source, int directory_fd, const char *name)
+{
+    char path[sizeof("/proc/self/fd//") + 3 * sizeof(int) + NAME_MAX];
+    char names[1024], inside[NAME_MAX + sizeof("/.wh..wh..opq")];
+    struct stat status;
+    snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", directory_fd, name);
+    ssize_t size = llistxattr(path, names, sizeof(names));
+    if (size < 0 && errno != EOPNOTSUPP)
+        return true;
+    for (const char *at = names; at < names + size; at += strlen(at) + 1)
+        if (is_mark(at))
+            return true;
+    if (!layers[source->layer].whiteout_files)
+        return false;
+    snprintf(inside, sizeof(inside), "%s/.wh..wh..opq", name);
+    return fstatat(directory_fd, inside, &status, AT_SYMLINK_NOFOLLOW) == 0 || errno != ENOENT;
+}
+
+/* Content */
+
+static bool has_content_elsewhere(int fd)
+{
+    return fgetxattr(fd, "trusted.overlay.metacopy", NULL, 0) >= 0
+           || fgetxattr(fd, "user.overlay.metacopy", NULL, 0) >= 0;
+}
+
+int layers_open(const struct source *source, const char *name, uint64_t number)
+{
+    const struct layer *layer = &layers[source->layer];
+    char *path;
+    struct stat status;
+    if (asprintf(&path, "%s/%s", source->path, name) < 0) {
+        errno = ENOMEM;
+        return -1;
+    }
+    int fd = open_quietly(layer->root, path, O_RDONLY | O_NONBLOCK);
+    free(path);
+    if (fd < 0)
+        return -1;
+    /* If the layer has changed, it is Python that tells of it. */
+    if (fstat(fd, &status) == 0 && S_ISREG(status.st_mode)
+        && number_of(layer, status.st_dev, status.st_ino) == number && !has_content_elsewhere(fd))
+        return fd;
+    close(fd);
+    errno = EREMOTE;
+    return -1;
+}

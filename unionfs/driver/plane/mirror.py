@@ -1,0 +1,113 @@
+"""The plane as a mirror of the tree: see :class:`unionfs.mirror.Mirror`."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+from unionfs import syscalls
+from unionfs.driver.plane import _plane
+from unionfs.layers.base import Layer
+from unionfs.layers.directory import DirectoryLayer
+from unionfs.model import Attributes
+from unionfs.nodes import Node
+
+# struct fuse_attr of include/uapi/linux/fuse.h.
+_ATTRIBUTES: Final = struct.Struct("=QQQQQQIIIIIIIIII")
+_SECOND: Final = 10**9
+
+
+class PlaneMirror:
+    """What the plane is told. It knows nothing until ``started`` is set: then it can answer."""
+
+    def __init__(self) -> None:
+        self.started = False
+        self._layers: dict[int, DirectoryLayer] = {}
+        self._owners_known = syscalls.every_id_is_mapped()
+
+    def layer(self, position: int, layer: Layer, space: int | None) -> None:
+        """A layer; directories of the host are what the plane can read."""
+        if isinstance(layer, DirectoryLayer) and space is not None:
+            device = layer.lineage[0][0]
+            _plane.layer(
+                position, layer.statfs(), layer.whiteout_files, device, space, self._owners_known
+            )
+            self._layers[position] = layer
+
+    def fill(self, directory: Node) -> Sequence[tuple[bytes, int]] | None:
+        """Tell of a directory all whose sources are lower directories of the host."""
+        if not self.started or directory.upper is not None:
+            return None
+        sources = []
+        for position, _, entry in directory.stack:
+            layer = self._layers.get(position)
+            path = None if layer is None else layer.path_to_read(entry)
+            if path is None:
+                return None
+            sources.append((position, path))
+        above = directory.names[0].parent if directory.names else directory
+        asked = _plane.fill(directory.number, above.number, directory.lookups, sources)
+        if asked is not None:
+            directory.lookups = 1
+        return asked
+
+    def put(self, parent: Node, name: bytes, node: Node) -> None:
+        """Tell of a name; a directory stays known here as long as the plane knows it."""
+        self._put(parent.number, name, node, None)
+
+    def describe(self, directory: Node, attributes: Attributes, links: int) -> None:
+        """Tell what a directory is like."""
+        (parent, name, _) = directory.names[0]
+        times = [
+            divmod(nanoseconds, _SECOND)
+            for nanoseconds in (
+                attributes.st_atime_ns,
+                attributes.st_mtime_ns,
+                attributes.st_ctime_ns,
+            )
+        ]
+        self._put(
+            parent.number,
+            name,
+            directory,
+            _ATTRIBUTES.pack(
+                directory.number,
+                attributes.st_size,
+                attributes.st_blocks,
+                *(seconds & (1 << 64) - 1 for seconds, _ in times),
+                *(rest for _, rest in times),
+                attributes.st_mode,
+                links,
+                attributes.st_uid,
+                attributes.st_gid,
+                0,
+                attributes.st_blksize,
+                0,
+            ),
+        )
+
+    def _put(self, parent: int, name: bytes, node: Node, attributes: bytes | None) -> None:
+        kind = node.mode >> 12  # DT_* of readdir(3), its IFTODT
+        if _plane.put(parent, name, node.number, kind, attributes, node.lookups):
+            node.lookups = 1
+
+    def remove(self, parent: Node, name: bytes) -> None:
+        """Tell that a name is gone."""
+        _plane.remove(parent.number, name)
+
+    def changing(self, directory: Node) -> None:
+        """Tell that a directory's attributes change."""
+        _plane.changing(directory.number)
+
+    def refer(self, node: Node) -> bool:
+        """Count a reference to a directory that the plane knows."""
+        return node.is_directory and _plane.refer(node.number)
+
+    def where(self, number: int) -> tuple[int, bytes] | None:
+        """Where a plain node is."""
+        return _plane.where(number)
+
+    def adopt(self, number: int) -> tuple[int, Sequence[int]]:
+        """Take a plain node over."""
+        return _plane.adopt(number)

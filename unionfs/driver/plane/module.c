@@ -1,0 +1,337 @@
+/* The plane's face to Python, and how it gets beneath libfuse. */
+#define _GNU_SOURCE
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <dlfcn.h>
+#include <fcntl.h>
+
+#include "names.h"
+
+struct fuse_session;
+
+/*
+ * fuse_lowlevel.h's fuse_custom_io, of libfuse 3.17; earlier ones lack the last member, and look
+ * at what they know.
+ */
+struct custom_io {
+    ssize_t (*writev)(int fd, struct iovec *parts, int count, void *data);
+    ssize_t (*read)(int fd, void *buffer, size_t size, void *data);
+    ssize_t (*splice_receive)(int, off_t *, int, off_t *, size_t, unsigned, void *);
+    ssize_t (*splice_send)(int, off_t *, int, off_t *, size_t, unsigned, void *);
+    int (*clone_fd)(int);
+};
+
+static struct fuse_session *session;
+
+static void *libfuse(const char *name)
+{
+    void *library = dlopen("libfuse3.so.3", RTLD_LAZY | RTLD_NOLOAD);
+    if (library == NULL)
+        library = dlopen("libfuse3.so.4", RTLD_LAZY | RTLD_NOLOAD);
+    if (library == NULL)
+        return NULL;
+    void *symbol = dlsym(library, name);
+    dlclose(library); /* pyfuse3 keeps it */
+    return symbol;
+}
+
+/*
+ * libfuse's own, wrapped: this module is loaded before pyfuse3 with its symbols global, so that
+ * pyfuse3 finds this one first. It is only to know the session, which pyfuse3 gives to nobody.
+ */
+__attribute__((visibility("default"))) int fuse_session_mount(struct fuse_session *mounted,
+                                                              const char *point);
+
+int fuse_session_mount(struct fuse_session *mounted, const char *point)
+{
+    int (*mount)(struct fuse_session *, const char *) = libfuse("fuse_session_mount");
+    if (mount == NULL)
+        return -1;
+    session = mounted;
+    return mount(mounted, point);
+}
+
+static int redirect_session(int ready)
+{
+    static const struct custom_io io = {.writev = channel_write, .read = channel_read};
+    int (*sized)(struct fuse_session *, const struct custom_io *, size_t, int) =
+        libfuse("fuse_session_custom_io_317");
+    if (sized != NULL)
+        return sized(session, &io, sizeof(io), ready);
+    int (*plain)(struct fuse_session *, const struct custom_io *, int) =
+        libfuse("fuse_session_custom_io");
+    return plain == NULL ? -1 : plain(session, &io, ready);
+}
+
+PyDoc_STRVAR(usable_doc, "usable() -> bool\n\n"
+                         "Whether pyfuse3's session is known and its libfuse can be redirected.");
+
+static PyObject *usable(PyObject *module, PyObject *nothing)
+{
+    (void)module, (void)nothing;
+    return PyBool_FromLong(session != NULL
+                           && (libfuse("fuse_session_custom_io_317") != NULL
+                               || libfuse("fuse_session_custom_io") != NULL));
+}
+
+PyDoc_STRVAR(start_doc,
+             "start(kernel, descriptor, threads, most, debug, passthrough, lower_from, constant)\n\n"
+             "Serve KERNEL, a descriptor of /dev/fuse, and let libfuse have DESCRIPTOR, which\n"
+             "becomes another file. Requests are at most MOST bytes long. Lower files of at\n"
+             "least LOWER_FROM bytes are passed through. CONSTANT: nothing in the mount changes.\n"
+             "Raises OSError.");
+
+static PyObject *start(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    int kernel, descriptor, threads, debug, passthrough, constant;
+    Py_ssize_t most;
+    long long lower_from;
+    if (!PyArg_ParseTuple(arguments, "iiinppLp", &kernel, &descriptor, &threads, &most, &debug,
+                          &passthrough, &lower_from, &constant))
+        return NULL;
+    handles_configure(passthrough, lower_from);
+    channel_keep_listings(constant);
+    int ready = channel_start(kernel, threads, (size_t)most, debug);
+    /* pyfuse3 has remembered the number of the descriptor that it waits for. */
+    if (ready < 0 || dup3(ready, descriptor, O_CLOEXEC) < 0 || redirect_session(descriptor) != 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(offer_doc, "offer(descriptor, upper)\n\n"
+                        "DESCRIPTOR, the handle of the reply that comes next, is a file of the\n"
+                        "upper or a lower file. Raises OSError.");
+
+static PyObject *offer(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    int descriptor, upper;
+    if (!PyArg_ParseTuple(arguments, "ip", &descriptor, &upper))
+        return NULL;
+    if (handles_offer(descriptor, upper) != 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(layer_doc, "layer(position, root, whiteout_files, device, space, owners_known)\n\n"
+                        "A layer that the plane may read itself, at descriptor ROOT. WHITEOUT_FILES:\n"
+                        "names beginning .wh. are whiteouts. Inodes of DEVICE are numbered by SPACE\n"
+                        "in the bits from the 48th on. OWNERS_KNOWN: all have a number here.\n"
+                        "Raises OSError.");
+
+static PyObject *layer(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    int position, root, whiteout_files, owners_known;
+    unsigned long long device, space;
+    if (!PyArg_ParseTuple(arguments, "iipKKp", &position, &root, &whiteout_files, &device, &space,
+                          &owners_known))
+        return NULL;
+    layers_know_owners(owners_known);
+    if (layers_set(position, root, whiteout_files, device, space) != 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    Py_RETURN_NONE;
+}
+
+/* Turn a sequence of (layer, path) into sources, to be freed with their paths. NULL if it fails. */
+static struct source *parse_sources(PyObject *sequence, size_t *count)
+{
+    Py_ssize_t size = PySequence_Size(sequence);
+    struct source *sources = size < 0 ? NULL : calloc((size_t)size + 1, sizeof(*sources));
+    if (sources == NULL)
+        return (struct source *)PyErr_NoMemory();
+    for (Py_ssize_t at = 0; at < size; at++) {
+        const char *path;
+        PyObject *item = PySequence_GetItem(sequence, at);
+        bool good = item != NULL && PyArg_ParseTuple(item, "iy", &sources[at].layer, &path);
+        if (good)
+            sources[at].path = strdup(path);
+        Py_XDECREF(item);
+        if (!good || sources[at].path == NULL) {
+            while (at-- > 0)
+                free(sources[at].path);
+            free(sources);
+            return PyErr_Occurred() ? NULL : (struct source *)PyErr_NoMemory();
+        }
+    }
+    *count = (size_t)size;
+    return sources;
+}
+
+static void append_question(const struct question *question, void *list)
+{
+    PyObject *item = Py_BuildValue("y#i", question->name, (Py_ssize_t)question->length,
+                                   question->layer);
+    if (item != NULL)
+        PyList_Append(list, item);
+    Py_XDECREF(item);
+}
+
+PyDoc_STRVAR(fill_doc,
+             "fill(number, above, references, sources)\n\n"
+             "Let the plane know all names in directory NUMBER, which is in directory ABOVE, to\n"
+             "which the kernel has REFERENCES, and which consists of SOURCES: (layer, path) each,\n"
+             "topmost first. Answers the names that only Python can tell of, with the position\n"
+             "of the topmost layer that has each; None if it is known already.\n"
+             "Raises OSError.");
+
+static PyObject *fill(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    unsigned long long number, above, references;
+    PyObject *sequence;
+    size_t count = 0;
+    if (!PyArg_ParseTuple(arguments, "KKKO", &number, &above, &references, &sequence))
+        return NULL;
+    struct source *sources = parse_sources(sequence, &count);
+    if (sources == NULL)
+        return NULL;
+    PyObject *list = PyList_New(0);
+    int failed = names_fill(number, above, references, sources, count, append_question, list);
+    free(sources);
+    if (!failed && !PyErr_Occurred())
+        return list;
+    Py_XDECREF(list);
+    if (failed && errno == EEXIST)
+        Py_RETURN_NONE;
+    return PyErr_Occurred() ? NULL : PyErr_SetFromErrno(PyExc_OSError);
+}
+
+PyDoc_STRVAR(put_doc,
+             "put(parent, name, number, type, attributes, references) -> bool\n\n"
+             "Directory PARENT has NAME, which is NUMBER and of TYPE (DT_*); ATTRIBUTES (struct\n"
+             "fuse_attr) are those of a directory that does not change, else None. Answers whether\n"
+             "the kernel's REFERENCES are counted in the plane from now on.");
+
+static PyObject *put(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    unsigned long long parent, number, references;
+    const char *name, *attributes;
+    Py_ssize_t length, size;
+    unsigned char type;
+    struct fuse_attr copy;
+    if (!PyArg_ParseTuple(arguments, "Ky#Kbz#K", &parent, &name, &length, &number, &type,
+                          &attributes, &size, &references))
+        return NULL;
+    if (attributes != NULL) {
+        if (size != sizeof(copy))
+            return PyErr_Format(PyExc_ValueError, "attributes have %zu bytes", sizeof(copy));
+        memcpy(&copy, attributes, sizeof(copy));
+    }
+    return PyBool_FromLong(names_put(parent, name, (size_t)length, number, type,
+                                     attributes == NULL ? NULL : &copy, references));
+}
+
+PyDoc_STRVAR(remove_doc, "remove(parent, name)\n\nDirectory PARENT has NAME no more.");
+
+static PyObject *remove_name(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    unsigned long long parent;
+    const char *name;
+    Py_ssize_t length;
+    if (!PyArg_ParseTuple(arguments, "Ky#", &parent, &name, &length))
+        return NULL;
+    names_remove(parent, name, (size_t)length);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(changing_doc, "changing(number)\n\nOnly Python knows the attributes of a directory.");
+
+static PyObject *changing(PyObject *module, PyObject *argument)
+{
+    (void)module;
+    unsigned long long number = PyLong_AsUnsignedLongLong(argument);
+    if (PyErr_Occurred())
+        return NULL;
+    names_changing(number);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(refer_doc, "refer(number) -> bool\n\n"
+                        "Count one more reference of the kernel, if NUMBER is counted here.");
+
+static PyObject *refer(PyObject *module, PyObject *argument)
+{
+    (void)module;
+    unsigned long long number = PyLong_AsUnsignedLongLong(argument);
+    if (PyErr_Occurred())
+        return NULL;
+    return PyBool_FromLong(names_refer(number));
+}
+
+PyDoc_STRVAR(where_doc, "where(number)\n\n"
+                        "The number of the directory, and the name, that a plain node has; or None.");
+
+static PyObject *where(PyObject *module, PyObject *argument)
+{
+    (void)module;
+    uint64_t parent;
+    size_t length;
+    unsigned long long number = PyLong_AsUnsignedLongLong(argument);
+    if (PyErr_Occurred())
+        return NULL;
+    char *name = names_where(number, &parent, &length);
+    if (name == NULL)
+        Py_RETURN_NONE;
+    PyObject *result =
+        Py_BuildValue("Ky#", (unsigned long long)parent, name, (Py_ssize_t)length);
+    free(name);
+    return result;
+}
+
+static void append_descriptor(int fd, void *list)
+{
+    PyObject *item = PyLong_FromLong(fd);
+    if (item != NULL)
+        PyList_Append(list, item);
+    Py_XDECREF(item);
+}
+
+PyDoc_STRVAR(adopt_doc,
+             "adopt(number)\n\n"
+             "A plain node is Python's from now on. Answers the kernel's references to it, 0 if it\n"
+             "is not one, and the descriptors that are open for it.");
+
+static PyObject *adopt(PyObject *module, PyObject *argument)
+{
+    (void)module;
+    unsigned long long number = PyLong_AsUnsignedLongLong(argument);
+    if (PyErr_Occurred())
+        return NULL;
+    PyObject *list = PyList_New(0);
+    if (list == NULL)
+        return NULL;
+    unsigned long long references = names_adopt(number, append_descriptor, list);
+    return Py_BuildValue("KN", references, list);
+}
+
+static PyMethodDef methods[] = {
+    {"usable", usable, METH_NOARGS, usable_doc},
+    {"start", start, METH_VARARGS, start_doc},
+    {"offer", offer, METH_VARARGS, offer_doc},
+    {"layer", layer, METH_VARARGS, layer_doc},
+    {"fill", fill, METH_VARARGS, fill_doc},
+    {"put", put, METH_VARARGS, put_doc},
+    {"remove", remove_name, METH_VARARGS, remove_doc},
+    {"changing", changing, METH_O, changing_doc},
+    {"refer", refer, METH_O, refer_doc},
+    {"where", where, METH_O, where_doc},
+    {"adopt", adopt, METH_O, adopt_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "unionfs.driver.plane._plane",
+    .m_doc = "The data plane: what is answered without Python.",
+    .m_size = -1,
+    .m_methods = methods,
+};
+
+PyMODINIT_FUNC PyInit__plane(void)
+{
+    return PyModule_Create(&definition);
+}

@@ -1,0 +1,85 @@
+/*
+ * The data plane: a layer between the kernel and libfuse. docs/dataplane.md tells how it sits
+ * beneath pyfuse3 and why that is sound.
+ *
+ * One process serves one mount, so there is one plane, and its state is static in the files that
+ * own it.
+ */
+#ifndef UNIONFS_PLANE_H
+#define UNIONFS_PLANE_H
+
+#include "wire.h"
+
+/* What a part of the plane did with a request. */
+enum verdict {
+    FORWARD,  /* it is for Python: libfuse gets it */
+    ANSWERED, /* the reply has been written, or there is none */
+};
+
+/* channel.c: the descriptor of /dev/fuse, the threads that read it, and what libfuse sees of it */
+
+/*
+ * Start reading requests from KERNEL (a descriptor of /dev/fuse that becomes ours) with THREADS
+ * threads. Answers the descriptor that is readable whenever a request waits for libfuse, or -1
+ * with errno. DEBUG: requests that Python does not see are shown on standard error, as libfuse does
+ * with the others. Requests are at most MOST bytes long.
+ */
+int channel_start(int kernel, int threads, size_t most, bool debug);
+
+/* Whether the kernel may keep what Python lists: not if it changes, as Python's cookies don't last. */
+void channel_keep_listings(bool keep);
+
+/* fuse_custom_io's read: the next request for libfuse. ENODEV once the mount is gone. */
+ssize_t channel_read(int fd, void *buffer, size_t size, void *data);
+
+/* fuse_custom_io's writev: libfuse's reply or notification on its way to the kernel. */
+ssize_t channel_write(int fd, struct iovec *parts, int count, void *data);
+
+/* The descriptor of /dev/fuse, for its ioctls. */
+int channel_device(void);
+
+/* Reply to UNIQUE with ERROR (0 or a positive errno) and nothing else. */
+void reply_error(uint64_t unique, int error);
+
+/* Reply to UNIQUE with SIZE bytes; answers whether the kernel took it. */
+bool reply_data(uint64_t unique, const void *data, size_t size);
+
+/* Give the kernel the first SIZE bytes of the content of NODE (FUSE_NOTIFY_STORE). */
+void notify_store(uint64_t node, const void *data, size_t size);
+
+/* A thread's room for content that is on its way, and how much it is. */
+struct scratch {
+    char *memory;
+    size_t size;
+};
+
+/* handles.c: open files, and which of them the kernel reads and writes by itself */
+
+/*
+ * From now on handle FD, which libfuse is about to give to the kernel, is a file of the UPPER or a
+ * lower file. Returns 0, or -1 with errno.
+ */
+int handles_offer(int fd, bool upper);
+
+/* Whether files may be passed through at all, and lower ones from which size on. */
+void handles_configure(bool passthrough, int64_t lower_from);
+
+/* FD is a handle of the plane's own, on lower file NODE. Returns 0, or -1 with errno. */
+int handles_open(int fd, uint64_t node);
+
+/* Handles of the plane's own on NODE are Python's from now on: GIVE gets each. */
+void handles_give(uint64_t node, void (*give)(int fd, void *data), void *data);
+
+/* NODE is opened as REPLY says: add to it what the kernel may do itself. */
+void handles_opened(uint64_t node, struct open_reply *reply);
+
+/*
+ * What handles_opened took for FD is given back: the kernel has closed it, or never got it. Answers
+ * whether the descriptor is the plane's own, to be closed.
+ */
+bool handles_closed(uint64_t fd);
+
+/* files.c: requests on open files that need no decision. BUFFER is the thread's. */
+enum verdict files_handle(const struct request *request, struct scratch *scratch);
+
+#endif

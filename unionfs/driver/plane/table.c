@@ -1,0 +1,237 @@
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <string.h>
+
+#include "table.h"
+
+pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* Both tables double when they are full. */
+struct nodes {
+    struct node **buckets;
+    size_t size, used;
+};
+struct names {
+    struct child **buckets;
+    size_t size, used;
+};
+
+static struct nodes nodes;
+static struct names names;
+
+static size_t mix(uint64_t value)
+{
+    value ^= value >> 32;
+    value *= 0x9e3779b97f4a7c15u;
+    return (size_t)(value ^ value >> 29);
+}
+
+static size_t hash_name(const struct directory *directory, const char *name, size_t length)
+{
+    uint64_t hash = (uint64_t)(uintptr_t)directory;
+    for (size_t at = 0; at < length; at++)
+        hash = (hash ^ (unsigned char)name[at]) * 0x100000001b3u;
+    return mix(hash);
+}
+
+static bool grow_nodes(void)
+{
+    size_t size = nodes.size ? nodes.size * 2 : 1024;
+    struct node **buckets = calloc(size, sizeof(*buckets));
+    if (buckets == NULL)
+        return nodes.size != 0;
+    for (size_t old = 0; old < nodes.size; old++) {
+        while (nodes.buckets[old] != NULL) {
+            struct node *node = nodes.buckets[old];
+            nodes.buckets[old] = node->next;
+            struct node **bucket = &buckets[mix(node->number) % size];
+            node->next = *bucket;
+            *bucket = node;
+        }
+    }
+    free(nodes.buckets);
+    nodes.buckets = buckets;
+    nodes.size = size;
+    return true;
+}
+
+static bool grow_names(void)
+{
+    size_t size = names.size ? names.size * 2 : 4096;
+    struct child **buckets = calloc(size, sizeof(*buckets));
+    if (buckets == NULL)
+        return names.size != 0;
+    for (size_t old = 0; old < names.size; old++) {
+        while (names.buckets[old] != NULL) {
+            struct child *child = names.buckets[old];
+            names.buckets[old] = child->next;
+            size_t hash = hash_name(child->directory, child->name, child->length);
+            struct child **bucket = &buckets[hash % size];
+            child->next = *bucket;
+            *bucket = child;
+        }
+    }
+    free(names.buckets);
+    names.buckets = buckets;
+    names.size = size;
+    return true;
+}
+
+struct node *table_find(uint64_t number)
+{
+    if (nodes.size == 0)
+        return NULL;
+    struct node *node = nodes.buckets[mix(number) % nodes.size];
+    while (node != NULL && node->number != number)
+        node = node->next;
+    return node;
+}
+
+struct node *table_add(uint64_t number)
+{
+    if (nodes.used >= nodes.size && !grow_nodes())
+        return NULL;
+    struct node *node = calloc(1, sizeof(*node));
+    if (node == NULL)
+        return NULL;
+    struct node **bucket = &nodes.buckets[mix(number) % nodes.size];
+    node->number = number;
+    node->next = *bucket;
+    *bucket = node;
+    nodes.used++;
+    return node;
+}
+
+static void take_out(struct node *node)
+{
+    struct node **slot = &nodes.buckets[mix(node->number) % nodes.size];
+    while (*slot != node)
+        slot = &(*slot)->next;
+    *slot = node->next;
+    nodes.used--;
+}
+
+static void free_child(struct child *child)
+{
+    free(child->further);
+    free(child);
+}
+
+static void free_directory(struct directory *directory)
+{
+    for (size_t at = 0; at < directory->count; at++) {
+        struct child *child = directory->children[at];
+        if (!child->gone)
+            table_remove_child(child);
+    }
+    for (size_t at = 0; at < directory->count; at++)
+        free_child(directory->children[at]);
+    for (size_t at = 0; at < directory->source_count; at++)
+        free(directory->sources[at].path);
+    free(directory->children);
+    free(directory);
+}
+
+void table_drop(struct node *node)
+{
+    struct directory *directory = node->directory;
+    if (node->child != NULL)
+        node->child->node = NULL;
+    take_out(node);
+    if (directory != NULL) {
+        directory->node = NULL;
+        if (directory->busy == 0)
+            free_directory(directory);
+    }
+    if (node->pinned)
+        table_unpin(node->number);
+    free(node);
+}
+
+struct child *table_child(const struct directory *directory, const char *name, size_t length)
+{
+    if (names.size == 0)
+        return NULL;
+    struct child *child = names.buckets[hash_name(directory, name, length) % names.size];
+    while (child != NULL
+           && !(child->directory == directory && child->length == length
+                && memcmp(child->name, name, length) == 0))
+        child = child->next;
+    return child;
+}
+
+struct child *table_add_child(struct directory *directory, const char *name, size_t length)
+{
+    if (names.used >= names.size && !grow_names())
+        return NULL;
+    if (directory->count == directory->room) {
+        size_t room = directory->room ? directory->room * 2 : 16;
+        struct child **larger = realloc(directory->children, room * sizeof(*larger));
+        if (larger == NULL)
+            return NULL;
+        directory->children = larger;
+        directory->room = room;
+    }
+    struct child *child = calloc(1, sizeof(*child) + length + 1);
+    if (child == NULL)
+        return NULL;
+    child->directory = directory;
+    child->cookie = ++directory->last_cookie;
+    child->length = (uint8_t)length;
+    memcpy(child->name, name, length);
+    directory->children[directory->count++] = child;
+    struct child **bucket = &names.buckets[hash_name(directory, name, length) % names.size];
+    child->next = *bucket;
+    *bucket = child;
+    names.used++;
+    return child;
+}
+
+/* Let those that are gone go for good, once they are the most of all. */
+static void compact(struct directory *directory)
+{
+    if (directory->busy > 0 || directory->gone <= directory->count / 2)
+        return;
+    size_t kept = 0;
+    for (size_t at = 0; at < directory->count; at++) {
+        struct child *child = directory->children[at];
+        if (child->gone)
+            free_child(child);
+        else
+            directory->children[kept++] = child;
+    }
+    directory->count = kept;
+    directory->gone = 0;
+}
+
+void table_remove_child(struct child *child)
+{
+    struct directory *directory = child->directory;
+    struct child **slot =
+        &names.buckets[hash_name(directory, child->name, child->length) % names.size];
+    while (*slot != child)
+        slot = &(*slot)->next;
+    *slot = child->next;
+    names.used--;
+    child->gone = 1;
+    directory->gone++;
+    struct node *node = child->node;
+    if (node != NULL) {
+        child->node = NULL;
+        node->child = NULL;
+        if (node->references == 0)
+            table_drop(node);
+    }
+    if (directory->node != NULL)
+        compact(directory);
+}
+
+void table_rest(struct directory *directory)
+{
+    if (--directory->busy > 0)
+        return;
+    if (directory->node == NULL)
+        free_directory(directory);
+    else
+        compact(directory);
+}

@@ -1,0 +1,102 @@
+/*
+ * What the plane knows of the union's tree: nodes by number, and the names in directories.
+ *
+ * Nothing here does I/O. All of it is guarded by one lock, which the callers hold.
+ *
+ * A plain node lies in lower layers only and has nothing unusual about it, nor a second name. It is
+ * known to the plane alone until Python adopts it, to change it. What is no directory is forgotten
+ * here then. A directory is known to both from then on, and pinned: Python has one reference, which
+ * is given back (FORGET) when the plane drops it.
+ * The kernel's references to any node that is known here are counted here.
+ */
+#ifndef UNIONFS_TABLE_H
+#define UNIONFS_TABLE_H
+
+#include <pthread.h>
+#include <sys/types.h>
+
+#include "wire.h"
+
+extern pthread_mutex_t table_lock;
+
+enum child_kind {
+    ASK,    /* Python answers for it, if it is no directory that is known */
+    HIDDEN, /* a layer above hides it; only while a directory is filled */
+    PLAIN,  /* of lower layers; its node may not be known yet */
+};
+
+struct directory;
+struct node;
+
+/* A name in a directory. */
+struct child {
+    struct child *next; /* in the same bucket */
+    struct directory *directory;
+    struct node *node;
+    uint64_t cookie;    /* where a reader of the directory is after it */
+    uint64_t number;    /* 0 if not known */
+    uint8_t kind;
+    uint8_t type;       /* DT_* of readdir(3) */
+    uint8_t gone;       /* it is not there any more, and stays for readers to find their place */
+    uint8_t closed;     /* a directory that merges with nothing further down */
+    uint8_t length;
+    uint16_t source;    /* which of the directory's sources has it */
+    uint16_t more;      /* how many further ones a directory merges with */
+    uint16_t *further;  /* which they are */
+    char name[];
+};
+
+/* A directory of one layer. */
+struct source {
+    int layer;  /* position */
+    char *path; /* below the layer's root, "." for the root itself */
+};
+
+/* The names in a directory: all of them. */
+struct directory {
+    struct node *node;
+    struct child **children; /* by cookie, ascending */
+    size_t count, room, gone;
+    uint64_t last_cookie;
+    unsigned busy; /* threads that use it without the lock */
+    bool incomplete; /* there was no memory for a name */
+    size_t source_count;
+    struct source sources[];
+};
+
+struct node {
+    struct node *next; /* in the same bucket */
+    uint64_t number;
+    uint64_t references; /* of the kernel */
+    uint64_t above;      /* number of the directory that a directory is in */
+    struct child *child; /* its name; NULL for the root, and once it was removed */
+    struct directory *directory;
+    struct fuse_attr attributes;
+    bool is_directory;
+    bool pinned;   /* a directory that Python knows as well */
+    bool changing; /* only Python knows the attributes */
+    bool stored;   /* the kernel was given the content */
+};
+
+struct node *table_find(uint64_t number);
+
+/* A new node, or NULL without memory. Its number is not known yet. */
+struct node *table_add(uint64_t number);
+
+/* Forget NODE, and the names in it; those below it that nobody refers to go with it. */
+void table_drop(struct node *node);
+
+struct child *table_child(const struct directory *directory, const char *name, size_t length);
+
+/* A new name, which is not there, or NULL without memory. */
+struct child *table_add_child(struct directory *directory, const char *name, size_t length);
+
+void table_remove_child(struct child *child);
+
+/* Give up one use of DIRECTORY without the lock. */
+void table_rest(struct directory *directory);
+
+/* Called for each pinned directory that is dropped: Python gets its reference back. */
+void table_unpin(uint64_t number);
+
+#endif

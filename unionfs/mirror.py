@@ -1,0 +1,103 @@
+"""What is told to whoever answers requests in our place: names, and who refers to what.
+
+The nodes and names of :mod:`unionfs.nodes` are the truth. A mirror has a copy of the names in
+directories of lower layers, and answers for the *plain* nodes in them on its own: they are unknown
+here until something is done to one. docs/dataplane.md has the rules that keep both true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from unionfs.layers.base import Layer
+    from unionfs.model import Attributes
+    from unionfs.nodes import Node
+
+
+class MirroredError(Exception):
+    """The mirror can answer this now; it has to be asked again."""
+
+
+class Mirror(Protocol):
+    """Who answers in our place. Numbers are of nodes."""
+
+    def layer(self, position: int, layer: Layer, space: int | None) -> None:
+        """A layer, and what its inode numbers have above the 48th bit (None: it varies)."""
+        ...
+
+    def fill(self, directory: Node) -> Sequence[tuple[bytes, int]] | None:
+        """Let the mirror know all names in a directory.
+
+        Answers those that have to be told to it by ``put``, each with the position of the topmost
+        layer that has it. None if it knows the directory already, or can't. Raises OSError.
+        """
+        ...
+
+    def put(self, parent: Node, name: bytes, node: Node) -> None:
+        """*node* is called *name* in *parent*."""
+        ...
+
+    def describe(self, directory: Node, attributes: Attributes, links: int) -> None:
+        """What a directory is like that only has to do with lower layers."""
+        ...
+
+    def remove(self, parent: Node, name: bytes) -> None:
+        """*parent* has *name* no more."""
+        ...
+
+    def changing(self, directory: Node) -> None:
+        """The attributes of a directory have to be asked for from now on."""
+        ...
+
+    def refer(self, node: Node) -> bool:
+        """The kernel gets a reference; answers whether the mirror counts it."""
+        ...
+
+    def where(self, number: int) -> tuple[int, bytes] | None:
+        """The directory and the name of a plain node; None if it is not one."""
+        ...
+
+    def adopt(self, number: int) -> tuple[int, Sequence[int]]:
+        """A plain node is ours from now on.
+
+        Answers the kernel's references to it (0 if it is not one), and the descriptors that are
+        open for it, which are ours as well.
+        """
+        ...
+
+
+class NoMirror:
+    """Nobody answers in our place."""
+
+    def layer(self, position: int, layer: Layer, space: int | None) -> None:
+        """Nothing."""
+
+    def fill(self, directory: Node) -> Sequence[tuple[bytes, int]] | None:
+        """No."""
+        return None
+
+    def put(self, parent: Node, name: bytes, node: Node) -> None:
+        """Nothing."""
+
+    def describe(self, directory: Node, attributes: Attributes, links: int) -> None:
+        """Nothing."""
+
+    def remove(self, parent: Node, name: bytes) -> None:
+        """Nothing."""
+
+    def changing(self, directory: Node) -> None:
+        """Nothing."""
+
+    def refer(self, node: Node) -> bool:
+        """No."""
+        return False
+
+    def where(self, number: int) -> tuple[int, bytes] | None:
+        """Nowhere."""
+        return None
+
+    def adopt(self, number: int) -> tuple[int, Sequence[int]]:
+        """There is none."""
+        return 0, ()
