@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Final, NoReturn
 
 from unionfs import __version__
-from unionfs.driver import container, daemon, records, session
-from unionfs.driver.session import Plan
+from unionfs.driver import container, daemon, records
+from unionfs.driver.plan import Plan
 from unionfs.layers.markers import Dialects
 from unionfs.model import UnionError, printable
 from unionfs.options import Options, UsageError, parse
@@ -75,6 +75,14 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message)
 
 
+def command() -> NoReturn:
+    """The program ``unionmount``: does what the words of the process ask for, and ends it."""
+    status = main()
+    # Taking the interpreter apart would first copy every page of it, for the daemon shares them,
+    # and who asked for the mount would wait for that.
+    os._exit(status)
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Do what *words* (default: those of the process) ask for; answers the exit status.
 
@@ -112,7 +120,7 @@ def _run(words: list[str]) -> int:
         _require(not foreground, "--foreground and debug don't go with a command")
         return _run_command(plan, command)
     if foreground:
-        return session.serve(plan)
+        return daemon.serve(plan)
     daemon.start(plan)
     return 0
 
@@ -261,4 +269,4 @@ def _open_standard_streams() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -45,6 +45,7 @@ _RACE = """
 import json
 import os
 import sys
+import unionfs.driver.session
 from unionfs.cli import main
 
 for line in sys.stdin:
@@ -57,7 +58,7 @@ for line in sys.stdin:
             os.close(begin)
             os.dup2(stderr, 2)
             os.read(held, 1)
-            sys.exit(main(words))
+            os._exit(main(words))
         os.close(stderr)
         started.append((process, said))
     os.close(begin)
