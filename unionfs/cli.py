@@ -52,6 +52,8 @@ mount options (-o, separated by commas; a backslash protects a comma):
   squash_to_root, squash_to_uid=ID, squash_to_gid=ID
                                         every owner shows as this one and can't be changed
   fsname=NAME                           the source that mount tables show
+  driver=auto|stock|native              what answers requests: a part in C as well, where it can be
+                                        used (auto), never (stock), or else no mount (native)
   debug                                 print every request; implies --foreground
   Options for mount(8) and fstab(5), and those of overlayfs and fuse-overlayfs that ask for what
   is done anyway (default_permissions, redirect_dir=on, index=on, xino=on, ...), are accepted.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,17 @@ class UsageError(UnionError):
     """A command line that can't be meant: its text is the one line to show, exit status 2."""
 
 
+class Driver(enum.Enum):
+    """What answers the kernel's requests: Python alone, or a part in C beneath it.
+
+    AUTO: with the part in C where it can be used. STOCK: without. NATIVE: with, or not at all.
+    """
+
+    AUTO = "auto"
+    STOCK = "stock"
+    NATIVE = "native"
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the options ask for.
@@ -26,6 +38,7 @@ class Options:
     flags: those of ``ro dev suid noexec sync dirsync noatime allow_other allow_root volatile
         userxattr debug`` that are on.
     owners: how owners show.
+    driver: what answers requests.
     """
 
     lower: tuple[bytes, ...] = ()
@@ -34,6 +47,7 @@ class Options:
     fsname: bytes | None = None
     flags: frozenset[str] = frozenset()
     owners: Owners = field(default_factory=Owners)
+    driver: Driver = Driver.AUTO
 
 
 _SWITCHES: Final[Mapping[str, tuple[str, bool]]] = {
@@ -127,11 +141,11 @@ def parse(words: Iterable[str]) -> Options:
     switches: dict[str, bool] = {}
     ranges: dict[str, tuple[Range, ...]] = {}
     squashed: dict[str, int] = {}
+    driver = Driver.AUTO
     for option in (piece for word in words for piece in _split(word, ",")):
         name, equals, value = option.partition("=")
         if equals and name in _PATHS:
-            if not value:
-                raise UsageError(f"-o {name}= needs a value")
+            _require_value(name, value)
             if name == "lowerdir":
                 lower = _lower(value)
             elif name == "lowerdir+":
@@ -142,6 +156,8 @@ def parse(words: Iterable[str]) -> Options:
             ranges[name] = _ranges(option, value)
         elif name in _SQUASHES:
             squashed[name] = _id(option, value)
+        elif name == "driver":
+            driver = _driver(option, value)
         elif option == "squash_to_root":
             squashed = {**dict.fromkeys(_SQUASHES, 0), **squashed}
         elif option in _SWITCHES:
@@ -163,6 +179,7 @@ def parse(words: Iterable[str]) -> Options:
                 for mapping, squash in zip(_MAPPINGS, _SQUASHES, strict=True)
             )
         ),
+        driver=driver,
     )
 
 
@@ -190,6 +207,19 @@ def _id(option: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(ID_MAX))):
         raise UsageError(f"-o {option}: {text or 'nothing'} is not a number of an owner")
     return int(text)
+
+
+def _driver(option: str, value: str) -> Driver:
+    try:
+        return Driver(value)
+    except ValueError:
+        known = ", ".join(driver.value for driver in Driver)
+        raise UsageError(f"-o {option}: the drivers are {known}") from None
+
+
+def _require_value(name: str, value: str) -> None:
+    if not value:
+        raise UsageError(f"-o {name}= needs a value")
 
 
 def _lower(value: str) -> list[bytes]:

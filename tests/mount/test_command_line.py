@@ -136,6 +136,12 @@ def test_options_reach_the_kernel(unionmount: Command, option: str) -> None:
     assert option in ("dev", "suid") or option in shown
 
 
+def test_the_driver_is_not_for_the_kernel(unionmount: Command) -> None:
+    unionmount.mounts("-o", "driver=stock", "base", "mount")
+    _, _, shown = _shown(unionmount.directory / "mount")
+    assert not any("driver" in option for option in shown)
+
+
 def test_ro_makes_a_mount_with_an_upper_read_only(unionmount: Command) -> None:
     (unionmount.directory / "upper" / "earlier").write_text("upper")
     unionmount.mounts("-o", "rw,ro", "--upper", "upper", "base", "mount")
@@ -228,6 +234,7 @@ def test_version(unionmount: Command) -> None:
         (["--whiteouts=aufs", "base", "mount"], "aufs"),
         (["-o", "bogus", "base", "mount"], "bogus"),
         (["-o", "redirect_dir=off", "base", "mount"], "redirect_dir"),
+        (["-o", "driver=fast", "base", "mount"], "driver=fast"),
         (["-o", "lowerdir=base", "app", "base", "mount"], "lowerdir="),
         (["-o", "lowerdir=base"], "MOUNTPOINT"),
         (["-o", "upperdir=upper", "--upper", "upper", "base", "mount"], "--upper"),
