@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Final, NoReturn
 
 from unionfs import __version__
-from unionfs.driver import container, daemon, records, session
-from unionfs.driver.session import Plan
+from unionfs.driver import container, daemon, records
+from unionfs.driver.plan import Plan
 from unionfs.layers.markers import Dialects
 from unionfs.model import UnionError, printable
 from unionfs.options import Options, UsageError, parse
@@ -52,6 +52,8 @@ mount options (-o, separated by commas; a backslash protects a comma):
   squash_to_root, squash_to_uid=ID, squash_to_gid=ID
                                         every owner shows as this one and can't be changed
   fsname=NAME                           the source that mount tables show
+  driver=auto|stock|native              what answers requests: a part in C as well, where it can be
+                                        used (auto), never (stock), or else no mount (native)
   debug                                 print every request; implies --foreground
   Options for mount(8) and fstab(5), and those of overlayfs and fuse-overlayfs that ask for what
   is done anyway (default_permissions, redirect_dir=on, index=on, xino=on, ...), are accepted.
@@ -73,6 +75,14 @@ exit status: 0 mounted (--foreground: unmounted); 1 not mounted; 2 wrong command
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
+
+
+def command() -> NoReturn:
+    """The program ``unionmount``: does what the words of the process ask for, and ends it."""
+    status = main()
+    # Taking the interpreter apart would first copy every page of it, for the daemon shares them,
+    # and who asked for the mount would wait for that.
+    os._exit(status)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -112,7 +122,7 @@ def _run(words: list[str]) -> int:
         _require(not foreground, "--foreground and debug don't go with a command")
         return _run_command(plan, command)
     if foreground:
-        return session.serve(plan)
+        return daemon.serve(plan)
     daemon.start(plan)
     return 0
 
@@ -261,4 +271,4 @@ def _open_standard_streams() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

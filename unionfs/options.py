@@ -22,10 +22,10 @@ class Driver(enum.Enum):
 
     AUTO = "auto"
     """The data plane what it can, and pyfuse3 the rest; pyfuse3 alone where it was not built."""
-    NATIVE = "native"
-    """The same, but its absence is an error."""
     STOCK = "stock"
     """pyfuse3 alone."""
+    NATIVE = "native"
+    """The same, but its absence is an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +209,7 @@ def _driver(option: str, value: str) -> Driver:
         return Driver(value)
     except ValueError:
         known = ", ".join(driver.value for driver in Driver)
-        raise UsageError(f"-o {option}: a driver is one of {known}") from None
+        raise UsageError(f"-o {option}: the drivers are {known}") from None
 
 
 # What makes a value of an option's text; called with the option, for messages, and the text.

@@ -45,6 +45,7 @@ _RACE = """
 import json
 import os
 import sys
+import unionfs.driver.session
 from unionfs.cli import main
 
 for line in sys.stdin:
@@ -57,7 +58,7 @@ for line in sys.stdin:
             os.close(begin)
             os.dup2(stderr, 2)
             os.read(held, 1)
-            sys.exit(main(words))
+            os._exit(main(words))
         os.close(stderr)
         started.append((process, said))
     os.close(begin)
@@ -133,6 +134,12 @@ def test_options_reach_the_kernel(unionmount: Command, option: str) -> None:
     _, _, shown = _shown(unionmount.directory / "mount")
     assert "no" + option not in shown
     assert option in ("dev", "suid") or option in shown
+
+
+def test_the_driver_is_not_for_the_kernel(unionmount: Command) -> None:
+    unionmount.mounts("-o", "driver=stock", "base", "mount")
+    _, _, shown = _shown(unionmount.directory / "mount")
+    assert not any("driver" in option for option in shown)
 
 
 def test_ro_makes_a_mount_with_an_upper_read_only(unionmount: Command) -> None:
@@ -227,6 +234,7 @@ def test_version(unionmount: Command) -> None:
         (["--whiteouts=aufs", "base", "mount"], "aufs"),
         (["-o", "bogus", "base", "mount"], "bogus"),
         (["-o", "redirect_dir=off", "base", "mount"], "redirect_dir"),
+        (["-o", "driver=fast", "base", "mount"], "driver=fast"),
         (["-o", "lowerdir=base", "app", "base", "mount"], "lowerdir="),
         (["-o", "lowerdir=base"], "MOUNTPOINT"),
         (["-o", "upperdir=upper", "--upper", "upper", "base", "mount"], "--upper"),

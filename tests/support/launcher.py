@@ -6,6 +6,7 @@ Run as a program it has everything imported; each start is a fork of it that run
 import contextlib
 import ctypes
 import gc
+import importlib
 import json
 import os
 import subprocess
@@ -62,6 +63,8 @@ def _run(words: list[str]) -> tuple[int, str]:
 
 def _serve() -> None:
     """Do what each line of standard input asks for, and take in what daemons leave behind."""
+    # The command would import it only after its fork.
+    importlib.import_module("unionfs.driver.session")
     # What is frozen is not looked at, and so not copied, by each fork's collector.
     gc.freeze()
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

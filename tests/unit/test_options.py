@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unionfs.options import Options, UsageError, parse
+from unionfs.options import Driver, Options, UsageError, parse
 
 
 def test_no_options_ask_for_nothing() -> None:
@@ -35,6 +35,18 @@ def test_a_backslash_protects_commas_and_colons() -> None:
 
 def test_names_may_have_any_bytes() -> None:
     assert parse([os.fsdecode(b"upperdir=\xff\xfe\n")]).upper == b"\xff\xfe\n"
+
+
+def test_the_driver_is_auto_unless_named() -> None:
+    assert parse([]).driver is Driver.AUTO
+    assert parse(["driver=native,driver=stock"]).driver is Driver.STOCK
+    assert parse(["driver=native"]).driver is Driver.NATIVE
+
+
+@pytest.mark.parametrize("option", ["driver", "driver=", "driver=fast"])
+def test_a_driver_that_is_unknown_is_refused_with_those_that_are(option: str) -> None:
+    with pytest.raises(UsageError, match=f"^-o {option}: the drivers are auto, stock, native$"):
+        parse([option])
 
 
 @pytest.mark.parametrize(

@@ -1,27 +1,43 @@
-"""A mount in a process of its own, and how the user's process waits for it.
+"""The process that serves a mount, and how the user's process waits for it.
 
 The process that is to serve does everything, from opening the layers on, after its fork: neither
 FUSE nor trio would survive one. What it has to say before the mount is up goes through a pipe to
 the process that the user waits for.
+
+Only the process that serves imports the session, whose libraries take most of the time to a mount:
+the other one is small then, quick to fork and quick to end.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import resource
 import signal
 import traceback
+from collections.abc import Callable
 from typing import Final
 
-from unionfs.driver import mounts, namespaces, session
-from unionfs.driver.session import Plan
+from unionfs.driver import log, mounts, namespaces
+from unionfs.driver.plan import Plan
 from unionfs.model import UnionError
 from unionfs.sources import problem
 
 _READY: Final = b"+"
 _FAILED: Final = b"-"
+
+
+def serve(plan: Plan, ready: Callable[[], None] | None = None) -> int:
+    """As :func:`unionfs.driver.session.serve`, which is imported now and not before."""
+    # All that importing makes is there to stay, so looking for garbage in it is lost time.
+    gc.disable()
+    from unionfs.driver import session  # noqa: PLC0415 - see above
+
+    gc.freeze()
+    gc.enable()
+    return session.serve(plan, ready)
 
 
 def start(plan: Plan, *, bound: bool = False) -> int:
@@ -79,7 +95,7 @@ def stop(plan: Plan, process: int) -> None:
             raise problem("mount point", plan.point, error) from error
         in_use = False
     if in_use:
-        session.tell(session.in_use_line(plan.point))
+        log.tell(log.in_use_line(plan.point))
     else:
         os.waitpid(process, 0)
 
@@ -91,7 +107,7 @@ def _be_daemon(plan: Plan, writer: int, *, bound: bool) -> None:
         if bound:
             namespaces.signal_when_parent_ends(signal.SIGTERM)
         _close_all_but(writer)
-        status = session.serve(plan, lambda: _report_ready(writer))
+        status = serve(plan, lambda: _report_ready(writer))
     except UnionError as error:
         os.write(writer, _FAILED + os.fsencode(str(error)))
     except KeyboardInterrupt:

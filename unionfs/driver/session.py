@@ -12,9 +12,7 @@ import os
 import resource
 import shutil
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import pyfuse3
@@ -23,12 +21,12 @@ import trio
 from unionfs import syscalls
 from unionfs.driver import handshake, log, mounts, plane, preflight, records
 from unionfs.driver.operations import UnionOperations
+from unionfs.driver.plan import Plan
 from unionfs.driver.preflight import Directory
 from unionfs.filesystem import Filesystem
 from unionfs.layers import markers
-from unionfs.layers.markers import Dialects
-from unionfs.model import BusyError, UnionError, printable
-from unionfs.options import Driver, Options
+from unionfs.model import BusyError, UnionError
+from unionfs.options import Driver
 from unionfs.owners import Owners
 from unionfs.sources import Named, open_layers, problem
 from unionfs.upper import Upper
@@ -46,26 +44,6 @@ _WORK_SUFFIX: Final = b".work"
 _PASSED_ON: Final = frozenset(
     ("dev", "suid", "noexec", "sync", "dirsync", "noatime", "allow_other", "allow_root", "debug")
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is to be mounted, and how.
-
-    layers: base first, each a path or another word that :func:`unionfs.sources.open_layers` knows.
-    point: a real path. upper: None for a read-only mount. work: None for the
-    default beside the upper. log: a file for the log. verbosity: 0 for warnings, 1 to tell what
-    happens, 2 for all. All paths are absolute.
-    """
-
-    layers: tuple[bytes, ...]
-    point: bytes
-    upper: bytes | None = None
-    work: bytes | None = None
-    dialects: Dialects = Dialects.AUTO
-    options: Options = field(default_factory=Options)
-    log: bytes | None = None
-    verbosity: int = 0
 
 
 def serve(plan: Plan, ready: Callable[[], None] | None = None) -> int:
@@ -107,7 +85,7 @@ def serve(plan: Plan, ready: Callable[[], None] | None = None) -> int:
         # While we hold the upper, the record says so.
         last.enter_context(records.kept(union, directory))
         for note in notes:
-            tell(note)
+            log.tell(note)
         gc.collect()
         gc.freeze()
         try:
@@ -116,16 +94,6 @@ def serve(plan: Plan, ready: Callable[[], None] | None = None) -> int:
             _log.exception("%s: serving the mount failed", os.fsdecode(plan.point))
             return 1
         return 0
-
-
-def tell(line: str) -> None:
-    """Show the user a line that is not an error."""
-    print(f"unionmount: {printable(line)}", file=sys.stderr)
-
-
-def in_use_line(point: bytes) -> str:
-    """What the user has to know of an unmount that found the mount in use."""
-    return f"{os.fsdecode(point)} is in use: it is detached now, and unmounted once nobody uses it"
 
 
 def _union(plan: Plan) -> records.Union:
@@ -360,4 +328,4 @@ async def _unmount_on(signals: AsyncIterator[int], point: bytes) -> None:
             if not in_use:
                 _log.warning("%s can't be unmounted: %s", os.fsdecode(point), error.strerror)
         if in_use:
-            _log.warning(in_use_line(point))
+            _log.warning(log.in_use_line(point))
