@@ -4,58 +4,62 @@ import argparse
 import fnmatch
 import json
 import os
-import platform
 import signal
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import (
-    costs,
-    data,
-    growth,
-    metadata,
-    picture,
-    programs,
-    table,
-    view,
-    writing,
-)
-from tests.bench.contenders import CONTENDERS, NOBODY, OURS, Contender, UnableError, adopt_daemons
-from tests.bench.measuring import measure
-from tests.bench.results import Figure
-from tests.bench.rows import ROWS, Kind, Row
-from tests.bench.stacks import Stacks
-from tests.bench.stand import Workshop, build_worker
+from tests.bench import costs, data, growth, metadata, picture, programs, table, writing
+from tests.bench.contenders import CONTENDERS, OURS, Role, adopt_daemons
+from tests.bench.rows import ROWS, Row
+from tests.bench.running import Wish, run
 from tests.bench.table import Report
-from tests.storetable.table import put_into
+from tests.storetable.table import BEGIN, END, has_place, put_into
 from tests.support import linux
 
 _TOPICS = [
-    module.__name__.rpartition(".")[2]
-    for module in (metadata, data, writing, programs, costs, growth)
+    topic.__name__.rpartition(".")[2]
+    for topic in (metadata, data, writing, programs, costs, growth)
 ]
-_TRIAL = Row("trial", "", "blank", {"": Kind.COST}, lambda _: [])
 _EXAMPLES = """
 examples:
-  scripts/bench                             everything, which takes about half an hour
-  scripts/bench --quick                     a first look, in three minutes
+  scripts/bench                           everything, which takes about half an hour
+  scripts/bench --quick                   a first look, in some minutes
   scripts/bench --rows 'walk*,data' --programs unionmount,fuse-overlayfs,kernel
-                                            some rows (names or topics) of some programs
+                                          some rows (names or topics) of some programs
   scripts/bench --json bench.json --markdown docs/performance.md --svg docs/performance.svg
-                                            everything, kept
+                                          everything, kept
+  UNIONMOUNT=elsewhere/.venv/bin/unionmount scripts/bench --rows metadata
+                                          another unionmount than that of this checkout
 
 Layers are made once, from a root of Debian that mmdebstrap gets from where this machine's apt
 does, which takes some minutes, and kept in --data (12 GB). A row that changes anything works on an
 empty ext4 in a file in $TMPDIR (default: /var/tmp), which needs up to 4 GB on a real disk. Root is
-needed.
+needed. docs/benchmark.md says how it is measured.
 """
 
 
+@dataclass(frozen=True)
+class Size:
+    """What is measured if nothing else is said."""
+
+    rows: list[Row]
+    programs: list[str]
+    rounds: int
+    scale: float
+
+
+_FULL = Size(ROWS, list(CONTENDERS), 5, 1.0)
+_QUICK = Size(
+    [row for row in ROWS if not row.grows],
+    [name for name, contender in CONTENDERS.items() if not contender.user],
+    1,
+    0.05,
+)
+
+
 def main() -> int:
-    """Measure what the words name; the status is 1 if unionmount failed in a row."""
+    """Measure what the words name; the status is 1 if something of unionmount's failed."""
     words = _parser().parse_args()
     if os.geteuid():
         sys.exit("bench: mounting needs root; run: sudo scripts/bench")
@@ -65,71 +69,34 @@ def main() -> int:
     adopt_daemons()
     os.umask(0o022)
     try:
-        report = _report(words)
+        report, went_well = run(_wish(words), _say)
     except KeyboardInterrupt:
         return 130
-    _say("")
+    finally:
+        _say("")
     _show(report, words)
-    return 1 if any(OURS.name in figure.unable for figure in report.figures) else 0
+    return 0 if went_well and not _failed(report) else 1
 
 
-def _report(words: argparse.Namespace) -> Report:
-    with _scratch() as scratch, ExitStack() as stack:
-        stacks = Stacks(words.data.resolve(), _say, words.layers, words.scale)
-        stacks.data.mkdir(parents=True, exist_ok=True)
-        views = {0: stack.enter_context(view.read_only(stacks.data, scratch))}
-        workshop = Workshop(scratch, build_worker(scratch), stacks, views)
-        absent: dict[str, str] = {}
-        if any(CONTENDERS[name].user for name in words.programs):
-            try:
-                views[NOBODY] = stack.enter_context(view.admitted(stacks.data, scratch))
-            except UnableError as error:
-                absent |= {n: str(error) for n in words.programs if CONTENDERS[n].user}
-        programs = []
-        for name in words.programs:
-            if name not in absent:
-                if reason := _unable(CONTENDERS[name], workshop):
-                    absent[name] = reason
-                else:
-                    programs.append(name)
-        figures = _figures(words, [CONTENDERS[name] for name in programs], workshop)
-        return Report(figures, programs, absent, _conditions(words))
+def _wish(words: argparse.Namespace) -> Wish:
+    size = _QUICK if words.quick else _FULL
+    return Wish(
+        rows=words.rows or size.rows,
+        programs=words.programs or size.programs,
+        rounds=words.rounds or size.rounds,
+        seconds=words.seconds,
+        layers=words.layers,
+        scale=words.scale or size.scale,
+        data=words.data.resolve(),
+        drop_caches=words.drop_caches,
+    )
 
 
-def _figures(
-    words: argparse.Namespace, contenders: Sequence[Contender], workshop: Workshop
-) -> list[Figure]:
-    found = []
-    for number, row in enumerate(words.rows, 1):
-
-        def say(what: str, number: int = number) -> None:
-            _say(f"[{number}/{len(words.rows)}] {what}")
-
-        found += measure(row, contenders, words.rounds, words.seconds, workshop, say)
-    return found
-
-
-def _unable(contender: Contender, workshop: Workshop) -> str | None:
-    """Why a program can't take part."""
-    try:
-        with workshop.mounted(contender, _TRIAL) as stand:
-            stand.seconds("walk", stand.root)
-    except UnableError as error:
-        return str(error)
-    return None
-
-
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    """A directory that goes away with all that is still mounted in it."""
-    with tempfile.TemporaryDirectory(prefix="unionmount-bench-") as name:
-        scratch = Path(name)
-        scratch.chmod(0o711)
-        try:
-            yield scratch
-        finally:
-            for point in linux.mounts_below(scratch):
-                linux.umount(point, linux.MNT_DETACH)
+def _failed(report: Report) -> bool:
+    """Whether unionmount could not do what a row asks for."""
+    ours = {name for name, contender in CONTENDERS.items() if contender.role is Role.OURS}
+    unable = {name for figure in report.figures for name in figure.unable}
+    return OURS.name in report.absent or bool(ours & unable)
 
 
 def _show(report: Report, words: argparse.Namespace) -> None:
@@ -137,7 +104,7 @@ def _show(report: Report, words: argparse.Namespace) -> None:
     if words.json:
         words.json.write_text(json.dumps(table.document(report), indent=1) + "\n")
     if words.svg:
-        words.svg.write_text(picture.draw(report))
+        words.svg.write_text(picture.draw(report, OURS.name))
     if words.markdown:
         put_into(words.markdown, text)
     else:
@@ -147,16 +114,6 @@ def _show(report: Report, words: argparse.Namespace) -> None:
 def _say(what: str) -> None:
     if sys.stderr.isatty():
         print(f"\033[K{what}\r", end="", file=sys.stderr, flush=True)
-
-
-def _conditions(words: argparse.Namespace) -> str:
-    kernel = ".".join(platform.release().split(".")[:2])  # without what a machine's builder adds
-    size = "" if words.scale == 1 else f", at {words.scale:g} of the full size"
-    return (
-        f"Made by scripts/bench: medians of up to {words.rounds} rounds, a root in {words.layers}"
-        f" layers{size}, {os.cpu_count()} processors, Linux {kernel},"
-        f" Python {platform.python_version()}."
-    )
 
 
 def _rows(word: str) -> list[Row]:
@@ -179,6 +136,29 @@ def _programs(word: str) -> list[str]:
     return names
 
 
+def _number(word: str) -> int:
+    if not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f"{word!r} is no number of 1 or more")
+    return int(word)
+
+
+def _scale(word: str) -> float:
+    try:
+        scale = float(word)
+    except ValueError:
+        scale = 0.0
+    if not 0 < scale <= 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is no number above 0 and up to 1")
+    return scale
+
+
+def _document(word: str) -> Path:
+    path = Path(word)
+    if not path.is_file() or not has_place(path):
+        raise argparse.ArgumentTypeError(f"{word} has no place for the table: {BEGIN} and {END}")
+    return path
+
+
 def _parser() -> argparse.ArgumentParser:
     about = "\n".join(
         f"  {topic}: " + "; ".join(row.name for row in ROWS if row.topic == topic)
@@ -187,20 +167,40 @@ def _parser() -> argparse.ArgumentParser:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "/var/cache")
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
-        description=f"{__doc__}\n\nrows:\n{about}",
+        description=f"{__doc__}\n\nprograms:\n  {', '.join(CONTENDERS)}\n\nrows:\n{about}",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--rows", type=_rows, default=ROWS, metavar="GLOB,...")
-    parser.add_argument("--programs", type=_programs, default=list(CONTENDERS), metavar="NAME,...")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N")
-    parser.add_argument("--seconds", type=float, default=30.0, metavar="S")
-    parser.add_argument("--layers", type=int, default=5, metavar="N")
-    parser.add_argument("--scale", type=float, default=1.0, metavar="F")
-    parser.add_argument("--data", type=Path, default=cache / "unionmount-bench", metavar="DIR")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--svg", type=Path, metavar="FILE")
-    parser.add_argument("--markdown", type=Path, metavar="FILE")
+    say = parser.add_argument
+    say("--rows", type=_rows, metavar="GLOB,...", help="which rows: names or topics (default: all)")
+    say("--programs", type=_programs, metavar="NAME,...", help="which programs (default: all)")
+    say("--quick", action="store_true", help="one round, a twentieth of the size, fewer programs")
+    say("--rounds", type=_number, metavar="N", help=f"at most so many (default: {_FULL.rounds})")
+    say(
+        "--seconds",
+        type=float,
+        default=20.0,
+        metavar="S",
+        help="do no more than three rounds of a row that takes longer (default: %(default)g)",
+    )
+    say("--layers", type=_number, default=5, metavar="N", help="of the root (default: %(default)s)")
+    say("--scale", type=_scale, metavar="F", help="this part of the full size (default: 1)")
+    say(
+        "--data",
+        type=Path,
+        default=cache / "unionmount-bench",
+        metavar="DIR",
+        help="where layers are kept (default: %(default)s)",
+    )
+    say(
+        "--drop-caches",
+        action="store_true",
+        help="drop the kernel's caches after each mount, which slows the whole machine down",
+    )
+    say("--json", type=Path, metavar="FILE", help="write every figure of every round")
+    say("--svg", type=Path, metavar="FILE", help="draw a picture")
+    say("--markdown", type=_document, metavar="FILE", help="put the table between marks in FILE")
     return parser
 
 

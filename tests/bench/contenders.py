@@ -23,7 +23,7 @@ NOBODY: Final = 65534
 _SECONDS_TO_MOUNT = 60
 _SECONDS_TO_END = 20
 _PR_SET_CHILD_SUBREAPER = 36
-_UNIONMOUNT = str(Path(sys.executable).with_name("unionmount"))
+_UNIONMOUNT = os.environ.get("UNIONMOUNT") or str(Path(sys.executable).with_name("unionmount"))
 
 
 class UnableError(Exception):
@@ -56,10 +56,13 @@ class Place:
 
 @dataclass
 class Mounted:
-    """A tree that is there now. daemons: the processes that serve it, children of this one."""
+    """A tree that is there now. daemons: the processes that serve it, children of this one.
+
+    seconds: how long it took to mount, if it is a mount.
+    """
 
     root: Path
-    seconds: float = 0.0
+    seconds: float | None = None
     daemons: Sequence[int] = ()
 
 

@@ -8,7 +8,7 @@ from tests.bench.stand import Stand
 _PROCESSES = 8
 
 
-@row("open, read, close small files", "root", COLD_AND_WARM)
+@row("open-read-close of small files", "root", COLD_AND_WARM)
 def small_files(stand: Stand) -> Sequence[float]:
     return stand.cold_and_warm("read", stand.root, stand.some(stand.stack.files))
 
@@ -25,12 +25,12 @@ def tar(stand: Stand) -> Sequence[float]:
     return stand.cold_and_warm(*stand.run("tar", "-C", stand.tree, "-cf", "-", "."))
 
 
-@row("sequential read, 128 KiB each", "large", DATA)
+@row("sequential read by 128 KiB", "large", DATA)
 def sequential(stand: Stand) -> Sequence[float]:
     return stand.cold_and_warm("sequential", stand.root / "large", f"{1 << 17}")
 
 
-@row("sequential read, 1 MiB each", "large", DATA)
+@row("sequential read by 1 MiB", "large", DATA)
 def sequential_large(stand: Stand) -> Sequence[float]:
     return stand.cold_and_warm("sequential", stand.root / "large", f"{1 << 20}")
 

@@ -25,10 +25,11 @@ def measure(
     less than three. A program that is unable to do what a row asks for is left out of it.
     """
     figures = [
-        Figure(name, row.topic, kind, row.unit, row.grows)
+        Figure(name, row.name, row.topic, kind, row.unit, row.grows)
         for name, kind in zip(row.names(), row.figures.values(), strict=True)
     ]
     unable: dict[str, str] = {}
+    workshop.read(row)
     begin = time.monotonic()
     for number in range(rounds):
         if number >= _LEAST_ROUNDS and time.monotonic() - begin > seconds:
@@ -44,7 +45,8 @@ def measure(
                 unable[contender.name] = str(error)
                 continue
             for figure, sample in zip(figures, measured, strict=True):
-                figure.samples.setdefault(contender.name, []).append(sample)
+                if sample is not None:
+                    figure.samples.setdefault(contender.name, []).append(sample)
     for figure in figures:
         figure.unable = unable
         for name in unable:

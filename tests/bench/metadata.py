@@ -27,7 +27,7 @@ def list_all(stand: Stand) -> Sequence[float]:
     return stand.cold_and_warm(*stand.run("ls", "-R", stand.tree))
 
 
-@row("find -printf, repeated", "root", Kind.WARM)
+@row("repeated find -printf", "root", Kind.WARM)
 def find(stand: Stand) -> Sequence[float]:
     return [stand.warm(*stand.run("find", stand.tree, "-printf", "%p %s %m %T@\n"))]
 

@@ -15,12 +15,13 @@ FUSE_LIMIT: Final = 1.0
 
 @dataclass
 class Figure:
-    """One line of the table. samples: of each program, one for each round.
+    """One line of the table. row: what it belongs to. samples: of each program, one a round.
 
     unable: why programs have none. grows: it is one of several that differ in size.
     """
 
     name: str
+    row: str
     topic: str
     kind: Kind
     unit: Unit = Unit.SECONDS

@@ -29,7 +29,7 @@ class Unit(Enum):
     BYTES = "B"
 
 
-Act = Callable[["Stand"], Sequence[float]]
+Act = Callable[["Stand"], Sequence[float | None]]
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Row:
     """Some work, measured in one mount, and the figures that it gives.
 
     on: the stack that is mounted. figures: the name of each, in the order in which `act` answers
-    them; an empty one stands for the row itself. writes: whether files are made or removed, so that
-    an empty file system should take them, and the plain directory be a copy. grows: it is one of
-    several that differ in size.
+    them, None where there is nothing to measure; an empty name stands for the row itself.
+    writes: whether files are made or removed, so that an empty file system should take them, and
+    the plain directory be a copy. grows: it is one of several that differ in size.
     """
 
     name: str

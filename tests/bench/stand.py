@@ -48,13 +48,22 @@ class Workshop:
     """Where rows are measured.
 
     views: the directory of the stacks as each user has it, who owns what root has there, and can't
-    change it.
+    change it. really_cold: the kernel's caches are dropped after each mount.
     """
 
     scratch: Path
     worker: Path
     stacks: Stacks
     views: Mapping[int, Path]
+    really_cold: bool = False
+
+    def read(self, row: Row) -> None:
+        """Read all that a row's mounts will show, so that it is in the page cache."""
+        stack = self.stacks(row.on)
+        read = ["-type", "f", "-exec", "cat", "{}", "+"]
+        subprocess.run(
+            ["find", stack.plain, *stack.layers, *read], stdout=subprocess.DEVNULL, check=True
+        )
 
     @contextlib.contextmanager
     def mounted(self, contender: Contender, row: Row) -> Iterator["Stand"]:
@@ -66,6 +75,8 @@ class Workshop:
             plain = self._seen(stack.plain, contender)
             place = Place(layers, plain, upper, work, point, fresh=row.writes)
             mounted = contender.mount(place)
+            if self.really_cold:
+                linux.drop_caches(pages=True)
             try:
                 yield Stand(
                     contender,
@@ -205,19 +216,20 @@ class Stand:
         """Write what is not on disk yet, so that it is not written while something is timed."""
         linux.syncfs(self.home)
 
+    @property
+    def has_daemon(self) -> bool:
+        """Whether it is a union in user space."""
+        return self.contender.role not in (Role.KERNEL, Role.PLAIN)
+
     def daemon_memory(self) -> int:
-        """Bytes that the daemon has in memory. UnableError if there is none."""
+        """Bytes that the daemon has in memory; none without a daemon."""
         return sum(_status(process, "VmRSS") for process in self._daemons())
 
     def daemon_processor(self) -> float:
         """Seconds of the processor that the daemon has used; none without a daemon."""
-        if self.contender.role in (Role.KERNEL, Role.PLAIN):
-            return 0.0
         return sum(_processor(process) for process in self._daemons())
 
     def _daemons(self) -> list[int]:
-        if not self.mounted.daemons:
-            raise UnableError("no daemon")
         return [process for daemon in self.mounted.daemons for process in family(daemon)]
 
 

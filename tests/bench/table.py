@@ -59,6 +59,7 @@ def document(report: Report) -> dict[str, object]:
         "figures": [
             {
                 "name": figure.name,
+                "row": figure.row,
                 "topic": figure.topic,
                 "kind": figure.kind.value,
                 "unit": figure.unit.value,
@@ -131,24 +132,23 @@ def _means(report: Report) -> list[str]:
 def _misses(found: Sequence[Miss], subject: str) -> list[str]:
     if not found:
         return [f"{subject} misses its aim in no row."]
+    by_figure: dict[str, list[Miss]] = {}
+    for miss in found:
+        by_figure.setdefault(miss.figure, []).append(miss)
     return [
-        f"Where {subject} misses its aim ({len(found)}):",
+        f"Where {subject} misses its aim, {len(by_figure)} rows, those furthest off first:",
         "",
         *(
-            f"- {miss.figure} ({miss.kind.value}): {_ratio(miss.ratio)} of {miss.peer},"
-            f" at most {miss.limit:g} is wanted"
-            for miss in found
+            f"- {name} ({some[0].kind.value}): "
+            + "; ".join(f"{_number(m.ratio.middle)} of {m.peer} (aim: {m.limit:g})" for m in some)
+            for name, some in by_figure.items()
         ),
     ]
 
 
 def _unable(figures: Iterable[Figure]) -> list[str]:
-    lines = [
-        f"- {name}: {figure.name}: {why}"
-        for figure in figures
-        for name, why in figure.unable.items()
-    ]
-    return list(dict.fromkeys(lines))
+    lines = [f"- {n}: {f.row}: {why}" for f in figures for n, why in f.unable.items()]
+    return list(dict.fromkeys(lines))  # a row's figures have the same reason
 
 
 def amount(value: float | None, unit: Unit) -> str:

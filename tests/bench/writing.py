@@ -79,22 +79,22 @@ def _on_lower_files(stand: Stand, verb: str) -> list[float]:
     return _timed(stand, verb, stand.root, files)
 
 
-@row("chmod of 10,000 lower files", "many", Kind.WRITE, writes=True)
+@row("chmod of 10000 lower files", "many", Kind.WRITE, writes=True)
 def chmod(stand: Stand) -> Sequence[float]:
     return _on_lower_files(stand, "chmod")
 
 
-@row("rename 10,000 lower files", "many", Kind.WRITE, writes=True)
+@row("rename 10000 lower files", "many", Kind.WRITE, writes=True)
 def rename(stand: Stand) -> Sequence[float]:
     return _on_lower_files(stand, "rename")
 
 
-@row("unlink 10,000 lower files", "many", Kind.WRITE, writes=True)
+@row("unlink 10000 lower files", "many", Kind.WRITE, writes=True)
 def unlink(stand: Stand) -> Sequence[float]:
     return _on_lower_files(stand, "unlink")
 
 
-@row("rename 10,000 new files", "blank", Kind.WRITE, writes=True)
+@row("rename 10000 new files", "blank", Kind.WRITE, writes=True)
 def rename_new(stand: Stand) -> Sequence[float]:
     made, count = stand.root / "d/made", stand.many(10_000, 100)
     stand.seconds("create", made, f"{count}", "0")
@@ -102,11 +102,11 @@ def rename_new(stand: Stand) -> Sequence[float]:
     return _timed(stand, "rename", made, files)
 
 
-@row("copy-up of 1 GiB, its first byte written", "large", Kind.WRITE, writes=True)
+@row("copy-up of 1 GiB by its first byte", "large", Kind.WRITE, writes=True)
 def first_byte(stand: Stand) -> Sequence[float]:
     return _timed(stand, "poke", stand.root / "large")
 
 
-@row("copy-up of 1 GiB, all of it written", "large", Kind.WRITE, writes=True)
+@row("copy-up of 1 GiB by all of it", "large", Kind.WRITE, writes=True)
 def whole(stand: Stand) -> Sequence[float]:
     return _timed(stand, "overwrite", stand.root / "large")
