@@ -94,12 +94,12 @@ def _make(home: Path, release: str, sources: list[str]) -> None:
     )
     mmdebstrap = ["mmdebstrap", "--quiet", "--variant=apt", f"--customize-hook={fetch}"]
     subprocess.run([*mmdebstrap, release, str(making / "base"), str(listed)], check=True)
-    _index(downloads)
+    make_repository(downloads)
     _point_apt_at_the_repository(making / "packages")
     making.rename(home)
 
 
-def _index(repository: Path) -> None:
+def make_repository(repository: Path) -> None:
     """Make a directory of downloaded packages into a repository that apt can read."""
     shutil.rmtree(repository / "partial", ignore_errors=True)
     (repository / "lock").unlink(missing_ok=True)

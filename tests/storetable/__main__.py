@@ -79,7 +79,7 @@ def _measured(name: str, words: argparse.Namespace, scratch: Path) -> Result | N
     def say(what: str) -> None:
         _say(f"{name}: {what}")
 
-    shop = Shop(words.data, words.images, scratch, say)
+    shop = Shop(words.data, say, words.images, scratch)
     with shop.alone():
         images = SETS[name](shop)
     return measure(images, words.rounds, scratch, say) if words.rounds else None

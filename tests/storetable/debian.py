@@ -43,11 +43,14 @@ def mirror() -> str:
     raise NoDebianError("apt knows no archive of Debian here")
 
 
-def make_root(tar: Path, suite: str, packages: Sequence[str], scratch: Path) -> None:
-    """Make the tar of a root: the smallest that has apt, and *packages*."""
+def make_root(tar: Path, suite: str, packages: Sequence[str], scratch: Path, *options: str) -> None:
+    """Make the tar of a root: the smallest that has apt, and *packages*.
+
+    options: more of mmdebstrap's.
+    """
     include = [f"--include={','.join(packages)}"] if packages else []
-    options = ["--quiet", "--variant=minbase", f"--aptopt={_ANY_AGE}", *include]
-    run("mmdebstrap", *options, suite, tar, mirror(), environment={"TMPDIR": str(scratch)})
+    words = ["--quiet", "--variant=minbase", f"--aptopt={_ANY_AGE}", *include, *options]
+    run("mmdebstrap", *words, suite, tar, mirror(), environment={"TMPDIR": str(scratch)})
 
 
 def install(layout: str, tag: str, packages: Sequence[str], scratch: Path) -> None:

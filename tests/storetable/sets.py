@@ -1,17 +1,16 @@
 """The image sets of the table: where each comes from, and how what takes minutes is kept."""
 
-import contextlib
-import fcntl
 import gzip
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.storetable import debian, packages
 from tests.storetable.tools import Image, new_image, new_layout, skopeo_copy
+from tests.support.kept import Kept
 
 _RELEASES = ("bullseye", "bookworm", "trixie", "forky", "sid")
 _TOOLCHAIN = ("build-essential", "cmake", "gdb", "git", "python3-dev", "python3-venv")
@@ -36,36 +35,11 @@ class AbsentError(Exception):
 
 
 @dataclass(frozen=True)
-class Shop:
-    """Where sets are made. data: what is kept for the next run. images: what the user has.
+class Shop(Kept):
+    """Where sets are made. images: what the user has."""
 
-    say: is told what is being made.
-    """
-
-    data: Path
     images: Path | None
     scratch: Path
-    say: Callable[[str], None]
-
-    def once(self, name: str, make: Callable[[Path], object]) -> Path:
-        """The directory *name* of what is kept; *make* fills it if it is not there."""
-        made = self.data / name
-        if not made.exists():
-            self.say(f"making {name}")
-            making = self.data / f"{name}.part"
-            shutil.rmtree(making, ignore_errors=True)
-            making.mkdir()
-            make(making)
-            making.rename(made)
-        return made
-
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Nobody else makes sets there meanwhile."""
-        self.data.mkdir(parents=True, exist_ok=True)
-        with (self.data / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
     def root(self, suite: str, *wanted: str) -> Path:
         """The tar of a root of Debian with packages. AbsentError if it can't be had."""

@@ -124,7 +124,7 @@ class Somebody:
 
     def _prepare(self, told: int) -> None:
         linux.leave_mount_namespace()
-        _let_pass(Path(sys.base_prefix))
+        let_pass(Path(sys.base_prefix))
         linux.mount(str(self._device), Path("/dev/fuse"), "none", linux.MS_BIND)
         linux.mount(str(self.conf), Path("/etc/fuse.conf"), "none", linux.MS_BIND)
         if self.ids:
@@ -134,14 +134,19 @@ class Somebody:
         signal.pause()
 
 
-def _let_pass(path: Path) -> None:
-    """Let others reach *path*, which may be in a home directory that only its owner enters."""
+def let_pass(path: Path) -> list[Path]:
+    """Let others reach *path*, which may be in a home directory that only its owner enters.
+
+    Answers the mount points that this took, which hide all else that is there.
+    """
     closed = [parent for parent in path.parents if not parent.stat().st_mode & 0o001]
-    if closed:
-        with linux.opened(path, os.O_PATH) as descriptor:
-            linux.mount("tmpfs", closed[-1], "tmpfs", data=b"mode=755")
-            path.mkdir(parents=True)
-            linux.mount(f"/proc/self/fd/{descriptor}", path, "none", linux.MS_BIND)
+    if not closed:
+        return []
+    with linux.opened(path, os.O_PATH) as descriptor:
+        linux.mount("tmpfs", closed[-1], "tmpfs", data=b"mode=755")
+        path.mkdir(parents=True)
+        linux.mount(f"/proc/self/fd/{descriptor}", path, "none", linux.MS_BIND)
+    return [closed[-1], path]
 
 
 def _become(number: int) -> None:
