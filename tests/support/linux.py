@@ -15,7 +15,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
 AT_FDCWD = -100
-AT_EMPTY_PATH = 0x1000
+AT_SYMLINK_FOLLOW, AT_EMPTY_PATH = 0x400, 0x1000
 MNT_DETACH = 2
 MS_NOSUID, MS_NODEV, MS_BIND = 2, 4, 4096
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
