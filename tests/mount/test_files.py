@@ -157,14 +157,6 @@ def test_direct_io(both: Mounts[Mount], source: str) -> None:
         assert (mount / "file").read_bytes() == expected, when
 
 
-def test_temporary_files_without_a_name(kernel: Mounts[Mount], union: Mounts[UnionMount]) -> None:
-    """O_TMPFILE: programs fall back on a name when it is not supported, on nothing else."""
-    with linux.opened(kernel(LAYER).path, os.O_TMPFILE | os.O_RDWR):
-        pass
-    with pytest.raises(OSError, match="Operation not supported"):
-        os.open(union(LAYER).path, os.O_TMPFILE | os.O_RDWR)
-
-
 # Reading and writing
 
 
