@@ -103,6 +103,10 @@ class Filesystem:
         """How many nodes are known."""
         return len(self._nodes)
 
+    def catch_up(self) -> None:
+        """Before anything else is done: take in what the mirror has done meanwhile."""
+        self._tree.catch_up()
+
     # Names
 
     def lookup(self, parent: int, name: bytes) -> Node:
@@ -508,7 +512,10 @@ class Filesystem:
         The names are those of the moment when reading began at position 0, without those that
         have gone since: so a position means the same entry whatever changes meanwhile.
         """
-        directory = self._directories[handle]
+        directory = self._directories.get(handle)
+        if directory is None:
+            self._tree.tell_unknown(self._node(handle))
+            raise MirroredError
         node = directory.node
         if start == 0:
             directory.names = [b".", b"..", *self._tree.children(node)]
@@ -564,7 +571,10 @@ class Filesystem:
     def _adopted(self, number: int) -> Node:
         """The node of a number that only the mirror knows as yet."""
         place = self._mirror.where(number)
-        if place is not None:
+        if place is None:
+            if node := self._tree.adopt_removed(number):
+                return node
+        else:
             with contextlib.suppress(FileNotFoundError):
                 node = self._tree.lookup(self._node(place[0]), place[1])
                 if node.number == number:

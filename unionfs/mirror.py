@@ -8,7 +8,7 @@ here until something is done to one. docs/dataplane.md has the rules that keep b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from unionfs.layers.base import Layer
@@ -20,10 +20,26 @@ class MirroredError(Exception):
     """The mirror can answer this now; it has to be asked again."""
 
 
+class Adopted(NamedTuple):
+    """What there is of a plain node that becomes ours.
+
+    references: the kernel's; 0 if the number is no plain node's. handles: the descriptors that are
+    open for it, each with whether it is for writing. descriptor: O_PATH, of what has no name any
+    more; -1 for others.
+    """
+
+    references: int
+    handles: Sequence[tuple[int, bool]]
+    descriptor: int
+
+
+_NOTHING: Final = Adopted(0, (), -1)
+
+
 class Mirror(Protocol):
     """Who answers in our place. Numbers are of nodes."""
 
-    def layer(self, position: int, layer: Layer, space: int | None) -> None:
+    def layer(self, position: int, layer: Layer, space: int | None, *, upper: bool) -> None:
         """A layer, and what its inode numbers have above the 48th bit (None: it varies)."""
         ...
 
@@ -47,8 +63,19 @@ class Mirror(Protocol):
         """*parent* has *name* no more."""
         ...
 
-    def changing(self, directory: Node) -> None:
-        """The attributes of a directory have to be asked for from now on."""
+    def unknown(self, directory: Node) -> Sequence[tuple[bytes, int]]:
+        """Names that have to be told to it, as ``fill`` answers them, each once."""
+        ...
+
+    def raised(self, directory: Node) -> None:
+        """A directory is in the upper from now on."""
+        ...
+
+    def changes(self) -> Sequence[tuple[int, bytes, bool]]:
+        """What it has changed since this was asked before, in directories that it knows.
+
+        The number of the directory, the name, and whether it is there now.
+        """
         ...
 
     def refer(self, node: Node) -> bool:
@@ -59,19 +86,15 @@ class Mirror(Protocol):
         """The directory and the name of a plain node; None if it is not one."""
         ...
 
-    def adopt(self, number: int) -> tuple[int, Sequence[int]]:
-        """A plain node is ours from now on.
-
-        Answers the kernel's references to it (0 if it is not one), and the descriptors that are
-        open for it, which are ours as well.
-        """
+    def adopt(self, number: int) -> Adopted:
+        """A plain node is ours from now on, with all that is open for it."""
         ...
 
 
 class NoMirror:
     """Nobody answers in our place."""
 
-    def layer(self, position: int, layer: Layer, space: int | None) -> None:
+    def layer(self, position: int, layer: Layer, space: int | None, *, upper: bool) -> None:
         """Nothing."""
 
     def fill(self, directory: Node) -> Sequence[tuple[bytes, int]] | None:
@@ -87,8 +110,16 @@ class NoMirror:
     def remove(self, parent: Node, name: bytes) -> None:
         """Nothing."""
 
-    def changing(self, directory: Node) -> None:
+    def unknown(self, directory: Node) -> Sequence[tuple[bytes, int]]:
+        """None."""
+        return ()
+
+    def raised(self, directory: Node) -> None:
         """Nothing."""
+
+    def changes(self) -> Sequence[tuple[int, bytes, bool]]:
+        """None."""
+        return ()
 
     def refer(self, node: Node) -> bool:
         """No."""
@@ -98,6 +129,6 @@ class NoMirror:
         """Nowhere."""
         return None
 
-    def adopt(self, number: int) -> tuple[int, Sequence[int]]:
+    def adopt(self, number: int) -> Adopted:
         """There is none."""
-        return 0, ()
+        return _NOTHING

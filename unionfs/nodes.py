@@ -237,9 +237,10 @@ class Nodes:
     def add(self, node: Node) -> None:
         """Take up a node; its number is free."""
         self._nodes[node.number] = node
-        node.lookups, descriptors = self._mirror.adopt(node.number)
-        for descriptor in descriptors:
-            self.open(node, descriptor, writable=False)
+        adopted = self._mirror.adopt(node.number)
+        node.lookups = adopted.references
+        for descriptor, writable in adopted.handles:
+            self.open(node, descriptor, writable=writable)
         if not node.is_directory:
             self._files[node.identity] = node
 

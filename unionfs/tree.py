@@ -62,8 +62,9 @@ class Tree:
         if upper is not None:
             self._layers.append(upper.layer)
         self._numbering = Numbering(self._layers)
-        for position, layer in enumerate(layers):
-            mirror.layer(position, layer, self._numbering.space(position, layer))
+        for position, layer in enumerate(self._layers):
+            space = self._numbering.space(position, layer)
+            mirror.layer(position, layer, space, upper=position == self._upper_position)
         self._copying: dict[Node, trio.Lock] = {}
         self.nodes.add(self._root())
 
@@ -101,6 +102,25 @@ class Tree:
         asked = self._mirror.fill(node)
         if asked is None:
             return False
+        self._tell_all(node, asked)
+        return True
+
+    def tell_unknown(self, node: Node) -> None:
+        """Tell the mirror what it could not find out itself of the names in a directory."""
+        self._tell_all(node, self._mirror.unknown(node))
+
+    def catch_up(self) -> None:
+        """Take in what the mirror has changed in directories that are known here."""
+        for number, name, present in self._mirror.changes():
+            children = self.nodes[number].children if number in self.nodes else None
+            if children is None:
+                continue
+            if present:
+                children.setdefault(name, self._upper_position)
+            else:
+                children.pop(name, None)
+
+    def _tell_all(self, node: Node, asked: Sequence[tuple[bytes, int]]) -> None:
         if node.children is None:
             node.children = {}
         for name, position in asked:
@@ -109,7 +129,6 @@ class Tree:
             except OSError as error:
                 # It is not listed, and who looks it up is told why.
                 _log.warning("%r is left out of a listing: %s", name, error)
-        return True
 
     def _tell(self, parent: Node, name: bytes, position: int) -> None:
         assert parent.children is not None
@@ -218,6 +237,23 @@ class Tree:
             node.children, node.listed = {}, True
         self.nodes.add(node)
         self.nodes.add_name(node, parent, name, below=None)
+        return node
+
+    def adopt_removed(self, number: int) -> Node | None:
+        """The node of a number that only the mirror knows, and that has no name any more."""
+        adopted = self._mirror.adopt(number)
+        if adopted.descriptor < 0:
+            return None
+        attributes = os.stat(adopted.descriptor)
+        place = Place(None, b"", adopted.descriptor)
+        source = Source(self._upper_position, self.upper.layer, Entry(attributes, place))
+        identity = self._numbering.identity(source.position, attributes)
+        node = Node(number, identity, attributes.st_mode, source, ())
+        node.content = source
+        self.nodes.add(node)
+        node.lookups = adopted.references
+        for descriptor, writable in adopted.handles:
+            self.nodes.open(node, descriptor, writable=writable)
         return node
 
     @contextlib.contextmanager
@@ -529,7 +565,7 @@ class Tree:
             places.forget(node.upper.entry.handle)
         node.upper = Source(self._upper_position, upper.layer, Entry(attributes, place))
         if node.is_directory:
-            self._mirror.changing(node)
+            self._mirror.raised(node)
             return
         self.nodes.move(node, self._numbering.identity(self._upper_position, attributes))
         node.content = node.upper

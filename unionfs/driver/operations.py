@@ -35,7 +35,10 @@ def _answering(
 
     @functools.wraps(handler)
     async def answer(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        operations = args[0]
+        assert isinstance(operations, UnionOperations)
         try:
+            operations.catch_up()
             return await handler(*args, **kwargs)
         except FUSEError:
             raise
@@ -72,6 +75,8 @@ class UnionOperations(pyfuse3.Operations):
         self._offer = offer
         self._filesystem = filesystem
         self._owners = owners
+
+        self.catch_up: Final = filesystem.catch_up
 
     # Names
 

@@ -233,6 +233,7 @@ def _mounted(plan: Plan, operations: UnionOperations, mirror: PlaneMirror | None
                 descriptor,
                 writable=plan.upper is not None,
                 passthrough=passthrough,
+                sync="volatile" not in plan.options.flags,
                 debug="debug" in plan.options.flags,
             )
             if mirror is not None:

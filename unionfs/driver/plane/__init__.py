@@ -42,11 +42,11 @@ def usable() -> bool:
     return built() and _plane.usable()
 
 
-def start(descriptor: int, *, writable: bool, passthrough: bool, debug: bool) -> None:
+def start(descriptor: int, *, writable: bool, passthrough: bool, sync: bool, debug: bool) -> None:
     """Get between the kernel and libfuse, whose *descriptor* of /dev/fuse becomes another file.
 
-    writable: whether the mount is. passthrough: whether the kernel has agreed to it. debug: show
-    the requests that pyfuse3 does not see. Raises OSError.
+    writable: whether the mount is. passthrough: whether the kernel has agreed to it. sync: whether
+    fsync(2) has an effect. debug: show the requests that pyfuse3 does not see. Raises OSError.
     """
     _plane.start(
         os.dup(descriptor),
@@ -57,6 +57,7 @@ def start(descriptor: int, *, writable: bool, passthrough: bool, debug: bool) ->
         passthrough,
         _PASSED_FROM if writable else _PASSED_FROM_READ_ONLY,
         not writable,
+        sync,
     )
 
 

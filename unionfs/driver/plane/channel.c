@@ -9,6 +9,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "changes.h"
 #include "names.h"
 
 /* A request that waits for libfuse. */
@@ -191,17 +192,15 @@ static struct pending *recall(uint64_t unique)
     return pending;
 }
 
-static bool is_remembered(uint32_t opcode)
+static bool opens(uint32_t opcode)
 {
-    switch (opcode) {
-    case FUSE_OPEN:
-    case FUSE_CREATE:
-    case FUSE_OPENDIR:
-    case FUSE_LOOKUP:
-        return true;
-    default:
-        return false;
-    }
+    return opcode == FUSE_OPEN || opcode == FUSE_CREATE || opcode == FUSE_OPENDIR;
+}
+
+/* Python may know how the plane can answer these. */
+static bool may_come_again(uint32_t opcode)
+{
+    return opcode == FUSE_LOOKUP || opcode == FUSE_OPENDIR || opcode == FUSE_READDIRPLUS;
 }
 
 static void forward(const struct request *request)
@@ -216,7 +215,7 @@ static void forward(const struct request *request)
     }
     message->size = size;
     memcpy(message->bytes, header, size);
-    if (is_remembered(header->opcode))
+    if (opens(header->opcode) || may_come_again(header->opcode))
         remember(header, size);
     enqueue(message);
 }
@@ -259,7 +258,8 @@ static ssize_t write_opened(const struct pending *pending, struct iovec *parts, 
     if ((char *)open + sizeof(*open) != copy + size)
         return writev(kernel_fd, parts, count);
     if (opcode != FUSE_OPENDIR)
-        handles_opened(node, open);
+        /* Bodies of OPEN and CREATE begin with the flags. */
+        handles_opened(node, ((const struct fuse_open_in *)(&pending->header + 1))->flags, open);
     else if (keeping_listings)
         open->open_flags |= FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE;
     struct iovec whole[2] = {parts[0], {copy, size}};
@@ -281,7 +281,17 @@ static void show(const struct fuse_in_header *header)
         [FUSE_FORGET] = "FORGET",
         [FUSE_BATCH_FORGET] = "BATCH_FORGET",
         [FUSE_GETATTR] = "GETATTR",
+        [FUSE_SETATTR] = "SETATTR",
         [FUSE_READLINK] = "READLINK",
+        [FUSE_SYMLINK] = "SYMLINK",
+        [FUSE_MKNOD] = "MKNOD",
+        [FUSE_MKDIR] = "MKDIR",
+        [FUSE_UNLINK] = "UNLINK",
+        [FUSE_RMDIR] = "RMDIR",
+        [FUSE_RENAME] = "RENAME",
+        [FUSE_RENAME2] = "RENAME2",
+        [FUSE_CREATE] = "CREATE",
+        [FUSE_FSYNC] = "FSYNC",
         [FUSE_OPEN] = "OPEN",
         [FUSE_RELEASE] = "RELEASE",
         [FUSE_GETXATTR] = "GETXATTR",
@@ -312,6 +322,8 @@ static void handle(char *bytes, size_t size, struct scratch *scratch)
     enum verdict verdict = files_handle(&request, scratch);
     if (verdict == FORWARD)
         verdict = names_handle(&request, scratch);
+    if (verdict == FORWARD)
+        verdict = changes_handle(&request);
     if (verdict == FORWARD)
         forward(&request);
     else if (showing)
@@ -349,7 +361,7 @@ ssize_t channel_write(int fd, struct iovec *parts, int count, void *data)
     if (pending != NULL && header->error == -AGAIN) {
         handle((char *)&pending->header, pending->size, &scratch);
         written = size_of(parts, count);
-    } else if (pending != NULL && header->error == 0 && pending->header.opcode != FUSE_LOOKUP) {
+    } else if (pending != NULL && header->error == 0 && opens(pending->header.opcode)) {
         written = write_opened(pending, parts, count);
     } else {
         written = writev(kernel_fd, parts, count);
@@ -361,6 +373,7 @@ ssize_t channel_write(int fd, struct iovec *parts, int count, void *data)
 static void *serve(void *argument)
 {
     (void)argument;
+    changes_begin();
     char *bytes = malloc(request_most);
     struct scratch scratch = {malloc(request_most), request_most};
     while (bytes != NULL && scratch.memory != NULL) {

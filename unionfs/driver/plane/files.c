@@ -1,7 +1,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/fs.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "plane.h"
@@ -48,13 +48,28 @@ static enum verdict allocate(const struct request *request)
     return answer(request, failed ? errno : 0);
 }
 
+/* As lseek(2) has it for a file without holes. */
+static off_t seek_without_holes(const struct fuse_lseek_in *in)
+{
+    struct stat status;
+    if (fstat((int)in->fh, &status) != 0)
+        return -1;
+    if ((off_t)in->offset >= status.st_size) {
+        errno = ENXIO;
+        return -1;
+    }
+    return in->whence == SEEK_DATA ? (off_t)in->offset : status.st_size;
+}
+
 static enum verdict seek(const struct request *request)
 {
     const struct fuse_lseek_in *in = BODY(request, struct fuse_lseek_in);
     if (in == NULL)
         return answer(request, EINVAL);
     /* Nothing reads at the descriptor's own offset, so that it may move. */
-    off_t found = lseek((int)in->fh, (off_t)in->offset, (int)in->whence);
+    off_t found = handles_write_through(in->fh)
+                      ? lseek((int)in->fh, (off_t)in->offset, (int)in->whence)
+                      : seek_without_holes(in);
     if (found < 0)
         return answer(request, errno);
     struct fuse_lseek_out out = {.offset = (uint64_t)found};
@@ -62,18 +77,27 @@ static enum verdict seek(const struct request *request)
     return ANSWERED;
 }
 
+/* So that a long copy does not keep others waiting; the rest is asked for again. */
+enum { COPIED_MOST = 1 << 26 };
+
 static enum verdict copy_range(const struct request *request)
 {
     const struct fuse_copy_file_range_in *in = BODY(request, struct fuse_copy_file_range_in);
     if (in == NULL)
         return answer(request, EINVAL);
     off_t from = (off_t)in->off_in, to = (off_t)in->off_out;
-    ssize_t done = copy_file_range((int)in->fh_in, &from, (int)in->fh_out, &to, in->len,
+    size_t length = in->len < COPIED_MOST ? in->len : COPIED_MOST;
+    ssize_t done = copy_file_range((int)in->fh_in, &from, (int)in->fh_out, &to, length,
                                    (unsigned)in->flags);
     if (done < 0)
-        return answer(request, errno);
+        /* The kernel copies by itself then; ENOSYS would be for all files. */
+        return answer(request, errno == EXDEV || errno == ENOSYS ? EOPNOTSUPP : errno);
     struct fuse_write_out out = {.size = (uint32_t)done};
-    reply_data(request->header->unique, &out, sizeof(out));
+    uint64_t wide = (uint64_t)done;
+    if (request->header->opcode == FUSE_COPY_FILE_RANGE)
+        reply_data(request->header->unique, &out, sizeof(out));
+    else
+        reply_data(request->header->unique, &wide, sizeof(wide));
     return ANSWERED;
 }
 
@@ -100,6 +124,7 @@ enum verdict files_handle(const struct request *request, struct scratch *scratch
     case FUSE_LSEEK:
         return seek(request);
     case FUSE_COPY_FILE_RANGE:
+    case COPY_FILE_RANGE_64:
         return copy_range(request);
     case FUSE_RELEASE:
         return release(request);

@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +28,7 @@ struct inode {
     int32_t backing;  /* its id */
     unsigned cached;  /* how many handles are open in each way */
     unsigned passed;
+    unsigned writers; /* how many can be written, and are not passed through */
 };
 
 /* What is known of a handle; handles are descriptors, and index a table. */
@@ -34,7 +36,8 @@ struct handle {
     uint64_t node;
     enum mode mode;
     bool upper;
-    bool own; /* Python does not know it */
+    bool own;      /* Python does not know it */
+    bool writable;
 };
 
 enum { INODE_BUCKETS = 1024 };
@@ -94,22 +97,39 @@ int handles_offer(int fd, bool upper)
     return set_handle(fd, (struct handle){.upper = upper});
 }
 
-int handles_open(int fd, uint64_t node)
+int handles_open(int fd, uint64_t node, bool upper)
 {
-    return set_handle(fd, (struct handle){.node = node, .own = true});
+    return set_handle(fd, (struct handle){.node = node, .upper = upper, .own = true});
 }
 
-void handles_give(uint64_t node, void (*give)(int fd, void *data), void *data)
+bool handles_own(uint64_t fd)
+{
+    pthread_mutex_lock(&lock);
+    bool own = fd < handle_count && handles[fd].own && handles[fd].mode != CLOSED;
+    pthread_mutex_unlock(&lock);
+    return own;
+}
+
+void handles_give(uint64_t node, handles_taker *take, void *data)
 {
     pthread_mutex_lock(&lock);
     for (size_t fd = 0; *inode_slot(node) != NULL && fd < handle_count; fd++) {
         struct handle *handle = &handles[fd];
         if (handle->own && handle->mode != CLOSED && handle->node == node) {
             handle->own = false;
-            give((int)fd, data);
+            take((int)fd, handle->writable, data);
         }
     }
     pthread_mutex_unlock(&lock);
+}
+
+bool handles_write_through(uint64_t fd)
+{
+    pthread_mutex_lock(&lock);
+    struct inode *inode = fd < handle_count ? *inode_slot(handles[fd].node) : NULL;
+    bool through = inode == NULL || inode->writers == 0;
+    pthread_mutex_unlock(&lock);
+    return through;
 }
 
 static int32_t open_backing(int fd, bool upper)
@@ -149,7 +169,7 @@ static enum mode choose(struct inode *inode, const struct handle *handle, int fd
     return PASSED;
 }
 
-void handles_opened(uint64_t node, struct open_reply *reply)
+void handles_opened(uint64_t node, uint32_t flags, struct open_reply *reply)
 {
     struct stat file;
     int fd = (int)reply->fh;
@@ -168,7 +188,10 @@ void handles_opened(uint64_t node, struct open_reply *reply)
     }
     bool first = inode->cached == 0 && inode->passed == 0;
     handle->node = node;
+    handle->writable = (flags & O_ACCMODE) != O_RDONLY;
     handle->mode = choose(inode, handle, fd, &file);
+    if (handle->writable && handle->mode != PASSED)
+        inode->writers++;
     switch (handle->mode) {
     case PASSED:
         inode->passed++;
@@ -201,7 +224,9 @@ bool handles_closed(uint64_t fd)
     if (inode != NULL) {
         if (handle->mode == CACHED)
             inode->cached--;
-        else if (handle->mode == PASSED && --inode->passed == 0)
+        if (handle->writable && handle->mode != PASSED)
+            inode->writers--;
+        if (handle->mode == PASSED && --inode->passed == 0)
             close_backing(inode->backing);
         if (inode->cached == 0 && inode->passed == 0) {
             *slot = inode->next;

@@ -25,6 +25,7 @@ struct layer {
 
 static struct layer *layers;
 static int layer_count;
+static int upper_position = -1;
 static bool owners_known;
 
 int layers_set(int position, int root, bool whiteout_files, uint64_t device, uint64_t space)
@@ -38,6 +39,16 @@ int layers_set(int position, int root, bool whiteout_files, uint64_t device, uin
     }
     layers[position] = (struct layer){root, whiteout_files, device, space};
     return 0;
+}
+
+void layers_set_upper(int position)
+{
+    upper_position = position;
+}
+
+int layers_upper(void)
+{
+    return upper_position;
 }
 
 void layers_know_owners(bool all)
@@ -148,31 +159,35 @@ static bool read_names(const struct layer *layer, int directory, struct list *na
     return good;
 }
 
-static int open_quietly(int root, const char *path, uint64_t flags)
+/* Reading a layer is not to change its access times, where we may have it so. */
+static int open_quietly(int directory, const char *path, uint64_t flags)
 {
-    /* Reading a layer is not to change its access times, where we may have it so. */
-    int fd = open_beneath(root, path, flags | O_NOATIME);
+    int fd = open_beneath(directory, path, flags | O_NOATIME);
     if (fd < 0 && errno == EPERM)
-        fd = open_beneath(root, path, flags);
+        fd = open_beneath(directory, path, flags);
     return fd;
 }
 
-struct found *layers_list(const struct source *source, size_t *count)
+struct found *layers_list(int layer, int directory_fd, size_t *count)
 {
-    const struct layer *layer = &layers[source->layer];
     struct list names = {0}, hidden = {0};
-    int directory = open_quietly(layer->root, source->path, O_RDONLY | O_DIRECTORY);
+    int directory = open_quietly(directory_fd, ".", O_RDONLY | O_DIRECTORY);
     if (directory < 0)
         return NULL;
-    bool good = read_names(layer, directory, &names, &hidden);
+    errno = ENOMEM;
+    bool good = read_names(&layers[layer], directory, &names, &hidden);
     for (size_t at = 0; good && at < hidden.count; at++)
         good = append(&names, hidden.items[at].name, hidden.items[at].length, DT_WHT);
     int error = errno;
+    if (good && layer == upper_position && hidden.count > 0) {
+        good = false; /* Python turns such files into other marks when names get entries */
+        error = EREMOTE;
+    }
     close(directory);
     layers_free(hidden.items, hidden.count);
     if (!good) {
         layers_free(names.items, names.count);
-        errno = error ? error : ENOMEM;
+        errno = error;
         return NULL;
     }
     *count = names.count;
@@ -190,14 +205,14 @@ static uint64_t number_of(const struct layer *layer, uint64_t device, uint64_t i
     return number;
 }
 
-static bool is_plain(const struct stat *status, uint8_t type)
+static bool is_plain(const struct stat *status, uint8_t type, bool upper)
 {
     if (IFTODT(status->st_mode) != type || (type != DT_DIR && status->st_nlink != 1))
         return false;
     if (!owners_known && (status->st_uid == OVERFLOW_ID || status->st_gid == OVERFLOW_ID))
         return false;
-    /* A file of holes, or a metacopy, whose blocks are elsewhere. */
-    return !(S_ISREG(status->st_mode) && status->st_blocks == 0 && status->st_size > 0);
+    /* A file of holes, or a metacopy, whose blocks are elsewhere; in the upper its mark tells. */
+    return upper || !(S_ISREG(status->st_mode) && status->st_blocks == 0 && status->st_size > 0);
 }
 
 /* The kernel's new_encode_dev. */
@@ -207,15 +222,13 @@ static uint32_t wire_device(dev_t device)
     return (lower & 0xff) | higher << 8 | (lower & ~0xffu) << 12;
 }
 
-int layers_stat(const struct source *source, int directory_fd, const char *name, uint8_t type,
+int layers_stat(int layer, int directory_fd, const char *name, uint8_t type,
                 uint64_t *number, struct fuse_attr *attributes)
 {
     struct stat status;
-    if (fstatat(directory_fd, name, &status, AT_SYMLINK_NOFOLLOW) != 0)
+    if (fstatat(directory_fd, name, &status, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) != 0)
         return -1;
-    *number = number_of(&layers[source->layer], status.st_dev, status.st_ino);
-    if (*number == 0 || !is_plain(&status, type))
-        return 1;
+    *number = number_of(&layers[layer], status.st_dev, status.st_ino);
     *attributes = (struct fuse_attr){
         .ino = *number,
         .size = (uint64_t)status.st_size,
@@ -233,22 +246,26 @@ int layers_stat(const struct source *source, int directory_fd, const char *name,
         .rdev = wire_device(status.st_rdev),
         .blksize = (uint32_t)status.st_blksize,
     };
-    return 0;
+    return *number != 0 && is_plain(&status, type, layer == upper_position) ? 0 : 1;
 }
 
 /* Marks */
 
-static bool is_mark(const char *name)
+/* Two of a directory tell only of inode numbers, which come from below in any case. */
+static bool is_mark(const char *name, bool is_directory)
 {
     static const char *const prefixes[] = {"trusted.overlay.", "user.overlay.",
                                            "user.fuseoverlayfs."};
-    for (size_t at = 0; at < sizeof(prefixes) / sizeof(prefixes[0]); at++)
-        if (strncmp(name, prefixes[at], strlen(prefixes[at])) == 0)
-            return true;
+    for (size_t at = 0; at < sizeof(prefixes) / sizeof(prefixes[0]); at++) {
+        size_t length = strlen(prefixes[at]);
+        if (strncmp(name, prefixes[at], length) == 0)
+            return !is_directory
+                   || (strcmp(name + length, "impure") != 0 && strcmp(name + length, "origin") != 0);
+    }
     return false;
 }
 
-bool layers_has_marks(const struct source *source, int directory_fd, const char *name)
+bool layers_has_marks(int layer, int directory_fd, const char *name, bool is_directory)
 {
     char path[sizeof("/proc/self/fd//") + 3 * sizeof(int) + NAME_MAX];
     char names[1024], inside[NAME_MAX + sizeof("/.wh..wh..opq")];
@@ -258,9 +275,9 @@ bool layers_has_marks(const struct source *source, int directory_fd, const char 
     if (size < 0 && errno != EOPNOTSUPP)
         return true;
     for (const char *at = names; at < names + size; at += strlen(at) + 1)
-        if (is_mark(at))
+        if (is_mark(at, is_directory))
             return true;
-    if (!layers[source->layer].whiteout_files)
+    if (!is_directory || !layers[layer].whiteout_files)
         return false;
     snprintf(inside, sizeof(inside), "%s/.wh..wh..opq", name);
     return fstatat(directory_fd, inside, &status, AT_SYMLINK_NOFOLLOW) == 0 || errno != ENOENT;
@@ -274,22 +291,25 @@ static bool has_content_elsewhere(int fd)
            || fgetxattr(fd, "user.overlay.metacopy", NULL, 0) >= 0;
 }
 
+bool layers_is(int layer, int fd, uint64_t number)
+{
+    struct stat status;
+    return fstat(fd, &status) == 0
+           && number_of(&layers[layer], status.st_dev, status.st_ino) == number;
+}
+
 int layers_open(const struct source *source, const char *name, uint64_t number)
 {
-    const struct layer *layer = &layers[source->layer];
     char *path;
-    struct stat status;
     if (asprintf(&path, "%s/%s", source->path, name) < 0) {
         errno = ENOMEM;
         return -1;
     }
-    int fd = open_quietly(layer->root, path, O_RDONLY | O_NONBLOCK);
+    int fd = open_quietly(layers[source->layer].root, path, O_RDONLY | O_NONBLOCK);
     free(path);
     if (fd < 0)
         return -1;
-    /* If the layer has changed, it is Python that tells of it. */
-    if (fstat(fd, &status) == 0 && S_ISREG(status.st_mode)
-        && number_of(layer, status.st_dev, status.st_ino) == number && !has_content_elsewhere(fd))
+    if (layers_is(source->layer, fd, number) && !has_content_elsewhere(fd))
         return fd;
     close(fd);
     errno = EREMOTE;

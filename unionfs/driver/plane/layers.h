@@ -21,6 +21,10 @@ int layers_set(int position, int root, bool whiteout_files, uint64_t device, uin
 /* Whether all owners have a number in our user namespace, so that what stat(2) says is so. */
 void layers_know_owners(bool all);
 
+/* The position of the layer that is the upper; there is none with -1. */
+void layers_set_upper(int position);
+int layers_upper(void);
+
 /* A descriptor (O_PATH) of the directory SOURCE; -1 with errno. */
 int layers_directory(const struct source *source);
 
@@ -32,31 +36,34 @@ struct found {
 };
 
 /*
- * All that SOURCE says of its names, those hidden by ".wh." files last, as an array of *COUNT that
- * the caller frees with layers_free. NULL with errno.
+ * All that directory DIRECTORY_FD of layer LAYER says of its names, those hidden by ".wh." files
+ * last, as an array of *COUNT that the caller frees with layers_free. NULL with errno.
  */
-struct found *layers_list(const struct source *source, size_t *count);
+struct found *layers_list(int layer, int directory_fd, size_t *count);
 
 void layers_free(struct found *found, size_t count);
 
 /*
- * The number and attributes of NAME in the directory of SOURCE that DIRECTORY_FD is. Answers 0; 1
- * if it is nothing plain, so that Python has to look at it (then only *NUMBER, which may be 0, is
- * set); -1 with errno. TYPE (DT_*) is what it is expected to be.
+ * The number and attributes of NAME, or of DIRECTORY_FD itself if that is empty, in directory
+ * DIRECTORY_FD of layer LAYER. Answers 0; 1 if it is nothing plain, so that Python has to look at it
+ * (then *NUMBER may be 0); -1 with errno. TYPE (DT_*) is what it is to be.
  */
-int layers_stat(const struct source *source, int directory_fd, const char *name, uint8_t type,
+int layers_stat(int layer, int directory_fd, const char *name, uint8_t type,
                 uint64_t *number, struct fuse_attr *attributes);
 
 /*
- * Whether directory NAME in DIRECTORY_FD has a mark, or hides by a file in it what is below: what
- * it means is for Python to say. UNKNOWN is a mark, too.
+ * Whether NAME in directory DIRECTORY_FD of layer LAYER has a mark, or is a directory that hides by
+ * a file in it what is below: what that means is for Python to say. Unknown is a mark, too.
  */
-bool layers_has_marks(const struct source *source, int directory_fd, const char *name);
+bool layers_has_marks(int layer, int directory_fd, const char *name, bool is_directory);
 
 /*
  * Open the regular file NAME of SOURCE, which has the number NUMBER, for reading. -1 with errno;
- * EREMOTE if Python has to do it, as the content lies elsewhere.
+ * EREMOTE if Python has to do it, as the content lies elsewhere or the layer has changed.
  */
 int layers_open(const struct source *source, const char *name, uint64_t number);
+
+/* Whether FD, of layer LAYER, is the inode that has the number NUMBER. */
+bool layers_is(int layer, int fd, uint64_t number);
 
 #endif

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Sequence
 from typing import Final
 
 from unionfs import syscalls
 from unionfs.driver.plane import _plane
+from unionfs.layers import places
 from unionfs.layers.base import Layer
 from unionfs.layers.directory import DirectoryLayer
+from unionfs.mirror import Adopted
 from unionfs.model import Attributes
 from unionfs.nodes import Node
 
@@ -26,18 +29,17 @@ class PlaneMirror:
         self._layers: dict[int, DirectoryLayer] = {}
         self._owners_known = syscalls.every_id_is_mapped()
 
-    def layer(self, position: int, layer: Layer, space: int | None) -> None:
+    def layer(self, position: int, layer: Layer, space: int | None, *, upper: bool) -> None:
         """A layer; directories of the host are what the plane can read."""
         if isinstance(layer, DirectoryLayer) and space is not None:
             device = layer.lineage[0][0]
-            _plane.layer(
-                position, layer.statfs(), layer.whiteout_files, device, space, self._owners_known
-            )
+            root, files = layer.statfs(), layer.whiteout_files
+            _plane.layer(position, root, upper, files, device, space, self._owners_known)
             self._layers[position] = layer
 
     def fill(self, directory: Node) -> Sequence[tuple[bytes, int]] | None:
-        """Tell of a directory all whose sources are lower directories of the host."""
-        if not self.started or directory.upper is not None:
+        """Tell of a directory all whose sources are directories of the host."""
+        if not self.started:
             return None
         sources = []
         for position, _, entry in directory.stack:
@@ -46,11 +48,33 @@ class PlaneMirror:
             if path is None:
                 return None
             sources.append((position, path))
+        if directory.upper is not None:
+            del sources[0]
         above = directory.names[0].parent if directory.names else directory
-        asked = _plane.fill(directory.number, above.number, directory.lookups, sources)
+        try:
+            asked = _plane.fill(
+                directory.number,
+                above.number,
+                directory.lookups,
+                sources,
+                self._upper_descriptor(directory),
+            )
+        except OSError:
+            # Whoever lists it is told, or it is listed by other rules.
+            return None
         if asked is not None:
             directory.lookups = 1
         return asked
+
+    @staticmethod
+    def _upper_descriptor(directory: Node) -> int:
+        if directory.upper is None:
+            return -1
+        return os.dup(places.directory(directory.upper.entry.handle))
+
+    def unknown(self, directory: Node) -> Sequence[tuple[bytes, int]]:
+        """Names that the plane has found, and can't say what they are."""
+        return _plane.unknown(directory.number)
 
     def put(self, parent: Node, name: bytes, node: Node) -> None:
         """Tell of a name; a directory stays known here as long as the plane knows it."""
@@ -96,9 +120,13 @@ class PlaneMirror:
         """Tell that a name is gone."""
         _plane.remove(parent.number, name)
 
-    def changing(self, directory: Node) -> None:
-        """Tell that a directory's attributes change."""
-        _plane.changing(directory.number)
+    def raised(self, directory: Node) -> None:
+        """Tell that a directory is in the upper now."""
+        _plane.raised(directory.number, self._upper_descriptor(directory))
+
+    def changes(self) -> Sequence[tuple[int, bytes, bool]]:
+        """What the plane has changed."""
+        return _plane.changes()
 
     def refer(self, node: Node) -> bool:
         """Count a reference to a directory that the plane knows."""
@@ -108,6 +136,6 @@ class PlaneMirror:
         """Where a plain node is."""
         return _plane.where(number)
 
-    def adopt(self, number: int) -> tuple[int, Sequence[int]]:
+    def adopt(self, number: int) -> Adopted:
         """Take a plain node over."""
-        return _plane.adopt(number)
+        return Adopted(*_plane.adopt(number))

@@ -5,6 +5,7 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 
+#include "changes.h"
 #include "names.h"
 
 struct fuse_session;
@@ -75,23 +76,25 @@ static PyObject *usable(PyObject *module, PyObject *nothing)
 }
 
 PyDoc_STRVAR(start_doc,
-             "start(kernel, descriptor, threads, most, debug, passthrough, lower_from, constant)\n\n"
+             "start(kernel, descriptor, threads, most, debug, passthrough, lower_from, constant,\n"
+             "sync)\n\n"
              "Serve KERNEL, a descriptor of /dev/fuse, and let libfuse have DESCRIPTOR, which\n"
              "becomes another file. Requests are at most MOST bytes long. Lower files of at\n"
              "least LOWER_FROM bytes are passed through. CONSTANT: nothing in the mount changes.\n"
-             "Raises OSError.");
+             "SYNC: fsync(2) has an effect. Raises OSError.");
 
 static PyObject *start(PyObject *module, PyObject *arguments)
 {
     (void)module;
-    int kernel, descriptor, threads, debug, passthrough, constant;
+    int kernel, descriptor, threads, debug, passthrough, constant, sync;
     Py_ssize_t most;
     long long lower_from;
-    if (!PyArg_ParseTuple(arguments, "iiinppLp", &kernel, &descriptor, &threads, &most, &debug,
-                          &passthrough, &lower_from, &constant))
+    if (!PyArg_ParseTuple(arguments, "iiinppLpp", &kernel, &descriptor, &threads, &most, &debug,
+                          &passthrough, &lower_from, &constant, &sync))
         return NULL;
     handles_configure(passthrough, lower_from);
     channel_keep_listings(constant);
+    changes_configure(sync);
     int ready = channel_start(kernel, threads, (size_t)most, debug);
     /* pyfuse3 has remembered the number of the descriptor that it waits for. */
     if (ready < 0 || dup3(ready, descriptor, O_CLOEXEC) < 0 || redirect_session(descriptor) != 0)
@@ -114,8 +117,10 @@ static PyObject *offer(PyObject *module, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(layer_doc, "layer(position, root, whiteout_files, device, space, owners_known)\n\n"
-                        "A layer that the plane may read itself, at descriptor ROOT. WHITEOUT_FILES:\n"
+PyDoc_STRVAR(layer_doc, "layer(position, root, upper, whiteout_files, device, space,\n"
+                        "owners_known)\n\n"
+                        "A layer that the plane may read itself, at descriptor ROOT. UPPER: it is\n"
+                        "the upper, which the plane may change as well. WHITEOUT_FILES:\n"
                         "names beginning .wh. are whiteouts. Inodes of DEVICE are numbered by SPACE\n"
                         "in the bits from the 48th on. OWNERS_KNOWN: all have a number here.\n"
                         "Raises OSError.");
@@ -123,12 +128,14 @@ PyDoc_STRVAR(layer_doc, "layer(position, root, whiteout_files, device, space, ow
 static PyObject *layer(PyObject *module, PyObject *arguments)
 {
     (void)module;
-    int position, root, whiteout_files, owners_known;
+    int position, root, upper, whiteout_files, owners_known;
     unsigned long long device, space;
-    if (!PyArg_ParseTuple(arguments, "iipKKp", &position, &root, &whiteout_files, &device, &space,
-                          &owners_known))
+    if (!PyArg_ParseTuple(arguments, "iippKKp", &position, &root, &upper, &whiteout_files, &device,
+                          &space, &owners_known))
         return NULL;
     layers_know_owners(owners_known);
+    if (upper)
+        layers_set_upper(position);
     if (layers_set(position, root, whiteout_files, device, space) != 0)
         return PyErr_SetFromErrno(PyExc_OSError);
     Py_RETURN_NONE;
@@ -169,11 +176,12 @@ static void append_question(const struct question *question, void *list)
 }
 
 PyDoc_STRVAR(fill_doc,
-             "fill(number, above, references, sources)\n\n"
+             "fill(number, above, references, sources, upper_fd)\n\n"
              "Let the plane know all names in directory NUMBER, which is in directory ABOVE, to\n"
              "which the kernel has REFERENCES, and which consists of SOURCES: (layer, path) each,\n"
-             "topmost first. Answers the names that only Python can tell of, with the position\n"
-             "of the topmost layer that has each; None if it is known already.\n"
+             "topmost first. UPPER_FD, which becomes the plane's, is its descriptor in the upper;\n"
+             "-1 if it is not there. Answers the names that only Python can tell of, with the\n"
+             "position of the topmost layer that has each; None if it is known already.\n"
              "Raises OSError.");
 
 static PyObject *fill(PyObject *module, PyObject *arguments)
@@ -182,20 +190,68 @@ static PyObject *fill(PyObject *module, PyObject *arguments)
     unsigned long long number, above, references;
     PyObject *sequence;
     size_t count = 0;
-    if (!PyArg_ParseTuple(arguments, "KKKO", &number, &above, &references, &sequence))
+    int upper_fd;
+    if (!PyArg_ParseTuple(arguments, "KKKOi", &number, &above, &references, &sequence, &upper_fd))
         return NULL;
     struct source *sources = parse_sources(sequence, &count);
-    if (sources == NULL)
+    PyObject *list = sources == NULL ? NULL : PyList_New(0);
+    if (list == NULL)
         return NULL;
+    int error = names_fill(number, above, references, sources, count, upper_fd, append_question,
+                           list);
+    if (error == 0 && !PyErr_Occurred())
+        return list;
+    Py_DECREF(list);
+    if (error == EEXIST)
+        Py_RETURN_NONE;
+    errno = error;
+    return PyErr_Occurred() ? NULL : PyErr_SetFromErrno(PyExc_OSError);
+}
+
+PyDoc_STRVAR(unknown_doc, "unknown(number)\n\n"
+                          "The names in a directory whose numbers the plane does not know, as fill\n"
+                          "answers them, each once.");
+
+static PyObject *unknown(PyObject *module, PyObject *argument)
+{
+    (void)module;
+    unsigned long long number = PyLong_AsUnsignedLongLong(argument);
+    PyObject *list = PyErr_Occurred() ? NULL : PyList_New(0);
+    if (list == NULL)
+        return NULL;
+    names_unknown(number, append_question, list);
+    if (!PyErr_Occurred())
+        return list;
+    Py_DECREF(list);
+    return NULL;
+}
+
+PyDoc_STRVAR(changes_doc,
+             "changes()\n\n"
+             "What the plane changed in directories that Python knows, since this was asked before:\n"
+             "(number of the directory, name, whether it is there).");
+
+static PyObject *changes(PyObject *module, PyObject *nothing)
+{
+    (void)module, (void)nothing;
     PyObject *list = PyList_New(0);
-    int failed = names_fill(number, above, references, sources, count, append_question, list);
-    free(sources);
-    if (!failed && !PyErr_Occurred())
+    struct change *change = names_changes();
+    while (change != NULL) {
+        struct change *next = change->next;
+        PyObject *item = list == NULL ? NULL
+                                      : Py_BuildValue("Ky#O", (unsigned long long)change->parent,
+                                                      change->name, (Py_ssize_t)change->length,
+                                                      change->present ? Py_True : Py_False);
+        if (item != NULL)
+            PyList_Append(list, item);
+        Py_XDECREF(item);
+        free(change);
+        change = next;
+    }
+    if (!PyErr_Occurred())
         return list;
     Py_XDECREF(list);
-    if (failed && errno == EEXIST)
-        Py_RETURN_NONE;
-    return PyErr_Occurred() ? NULL : PyErr_SetFromErrno(PyExc_OSError);
+    return NULL;
 }
 
 PyDoc_STRVAR(put_doc,
@@ -238,15 +294,18 @@ static PyObject *remove_name(PyObject *module, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(changing_doc, "changing(number)\n\nOnly Python knows the attributes of a directory.");
+PyDoc_STRVAR(raised_doc, "raised(number, upper_fd)\n\n"
+                         "A directory is in the upper from now on; UPPER_FD, which becomes the\n"
+                         "plane's, is its descriptor there.");
 
-static PyObject *changing(PyObject *module, PyObject *argument)
+static PyObject *raised(PyObject *module, PyObject *arguments)
 {
     (void)module;
-    unsigned long long number = PyLong_AsUnsignedLongLong(argument);
-    if (PyErr_Occurred())
+    unsigned long long number;
+    int upper_fd;
+    if (!PyArg_ParseTuple(arguments, "Ki", &number, &upper_fd))
         return NULL;
-    names_changing(number);
+    names_raised(number, upper_fd);
     Py_RETURN_NONE;
 }
 
@@ -282,9 +341,9 @@ static PyObject *where(PyObject *module, PyObject *argument)
     return result;
 }
 
-static void append_descriptor(int fd, void *list)
+static void append_descriptor(int fd, bool writable, void *list)
 {
-    PyObject *item = PyLong_FromLong(fd);
+    PyObject *item = Py_BuildValue("iO", fd, writable ? Py_True : Py_False);
     if (item != NULL)
         PyList_Append(list, item);
     Py_XDECREF(item);
@@ -293,19 +352,21 @@ static void append_descriptor(int fd, void *list)
 PyDoc_STRVAR(adopt_doc,
              "adopt(number)\n\n"
              "A plain node is Python's from now on. Answers the kernel's references to it, 0 if it\n"
-             "is not one, and the descriptors that are open for it.");
+             "is not one; what is open for it: (descriptor, whether it is writable); and a descriptor\n"
+             "(O_PATH) of what has no name any more, else -1.");
 
 static PyObject *adopt(PyObject *module, PyObject *argument)
 {
     (void)module;
+    int fd;
     unsigned long long number = PyLong_AsUnsignedLongLong(argument);
     if (PyErr_Occurred())
         return NULL;
     PyObject *list = PyList_New(0);
     if (list == NULL)
         return NULL;
-    unsigned long long references = names_adopt(number, append_descriptor, list);
-    return Py_BuildValue("KN", references, list);
+    unsigned long long references = names_adopt(number, append_descriptor, list, &fd);
+    return Py_BuildValue("KNi", references, list, fd);
 }
 
 static PyMethodDef methods[] = {
@@ -316,7 +377,9 @@ static PyMethodDef methods[] = {
     {"fill", fill, METH_VARARGS, fill_doc},
     {"put", put, METH_VARARGS, put_doc},
     {"remove", remove_name, METH_VARARGS, remove_doc},
-    {"changing", changing, METH_O, changing_doc},
+    {"raised", raised, METH_VARARGS, raised_doc},
+    {"unknown", unknown, METH_O, unknown_doc},
+    {"changes", changes, METH_NOARGS, changes_doc},
     {"refer", refer, METH_O, refer_doc},
     {"where", where, METH_O, where_doc},
     {"adopt", adopt, METH_O, adopt_doc},

@@ -11,9 +11,6 @@
 
 #include "names.h"
 
-/* Seconds: the tree changes only through the mount. As unionfs/driver/caching.py has it. */
-enum { FOREVER = 10 * 365 * 24 * 3600 };
-
 /* Bytes of a file that are given to the kernel with the reply that opens it. */
 enum { STORED_MOST = 1 << 17 };
 
@@ -29,148 +26,42 @@ static enum verdict answer_with(const struct request *request, const void *data,
     return ANSWERED;
 }
 
-static struct fuse_entry_out entry_of(const struct node *node)
+struct fuse_entry_out names_entry(const struct node *node, const struct fuse_attr *attributes)
 {
     return (struct fuse_entry_out){.nodeid = node->number,
                                    .entry_valid = FOREVER,
                                    .attr_valid = FOREVER,
-                                   .attr = node->attributes};
+                                   .attr = *attributes};
 }
 
-/* Directories that are known */
+/* What Python says */
 
-static struct directory *directory_of(uint64_t number)
+static void ask_for(const struct directory *directory, const struct child *child,
+                    names_asker *ask, void *data)
 {
-    struct node *node = table_find(number);
-    return node == NULL ? NULL : node->directory;
+    int layer = child->source == IN_UPPER ? layers_upper() : directory->sources[child->source].layer;
+    struct question question = {child->name, child->length, layer};
+    ask(&question, data);
 }
 
-/* A name that a layer above has as well: what merges with it, and what ends that. */
-static bool add_further(struct child *child, size_t source, uint8_t type)
-{
-    if (child->type != DT_DIR || child->closed)
-        return true;
-    if (type == DT_WHT && child->source == source && child->more == 0)
-        child->kind = ASK; /* a directory, and a whiteout of its name, in one layer */
-    if (type != DT_DIR) {
-        child->closed = 1;
-        return true;
-    }
-    uint16_t *larger = realloc(child->further, (child->more + 1u) * sizeof(*larger));
-    if (larger == NULL)
-        return false;
-    larger[child->more++] = (uint16_t)source;
-    child->further = larger;
-    return true;
-}
-
-static bool add_found(struct directory *directory, size_t source, const struct found *found)
-{
-    if (found->length > NAME_MAX)
-        return false;
-    struct child *child = table_child(directory, found->name, found->length);
-    if (child != NULL)
-        return add_further(child, source, found->type);
-    child = table_add_child(directory, found->name, found->length);
-    if (child == NULL)
-        return false;
-    child->source = (uint16_t)source;
-    child->type = found->type;
-    child->kind = found->type == DT_WHT ? HIDDEN : found->type == DT_UNKNOWN ? ASK : PLAIN;
-    return true;
-}
-
-static void drop_hidden(struct directory *directory)
-{
-    for (size_t at = 0; at < directory->count; at++)
-        if (directory->children[at]->kind == HIDDEN && !directory->children[at]->gone)
-            table_remove_child(directory->children[at]);
-}
-
-static void ask_for_names(const struct directory *directory,
-                          void (*ask)(const struct question *question, void *data), void *data)
+static void ask_for_names(const struct directory *directory, names_asker *ask, void *data)
 {
     for (size_t at = 0; at < directory->count; at++) {
         const struct child *child = directory->children[at];
-        if (child->gone || child->kind == PLAIN)
-            continue;
-        struct question question = {child->name, child->length,
-                                    directory->sources[child->source].layer, child->type};
-        ask(&question, data);
+        if (!child->gone && child->kind != PLAIN)
+            ask_for(directory, child, ask, data);
     }
-}
-
-static struct directory *new_directory(struct source *sources, size_t count)
-{
-    struct directory *directory = calloc(1, sizeof(*directory) + count * sizeof(*sources));
-    if (directory == NULL) {
-        for (size_t at = 0; at < count; at++)
-            free(sources[at].path);
-        return NULL;
-    }
-    directory->source_count = count;
-    memcpy(directory->sources, sources, count * sizeof(*sources));
-    directory->busy = 1; /* nobody else knows it yet */
-    directory->last_cookie = 2; /* after "." and ".." */
-    return directory;
-}
-
-/* Read all sources into DIRECTORY, topmost first. Answers 0, or -1 with errno. */
-static int read_sources(struct directory *directory)
-{
-    for (size_t at = 0; at < directory->source_count; at++) {
-        size_t count;
-        struct found *found = layers_list(&directory->sources[at], &count);
-        if (found == NULL)
-            return -1;
-        bool good = true;
-        pthread_mutex_lock(&table_lock);
-        for (size_t name = 0; good && name < count; name++)
-            good = add_found(directory, at, &found[name]);
-        pthread_mutex_unlock(&table_lock);
-        layers_free(found, count);
-        if (!good) {
-            errno = ENOMEM;
-            return -1;
-        }
-    }
-    return 0;
-}
-
-/*
- * Let NODE, or the new one NUMBER, have DIRECTORY. Answers 0, or an errno. Under the lock.
- */
-static int install(struct directory *directory, uint64_t number, struct node **node)
-{
-    *node = table_find(number);
-    if (*node == NULL) {
-        *node = table_add(number);
-        if (*node == NULL)
-            return ENOMEM;
-        (*node)->is_directory = true;
-        (*node)->changing = true;
-    } else if ((*node)->directory != NULL) {
-        return EEXIST;
-    }
-    drop_hidden(directory);
-    directory->node = *node;
-    (*node)->directory = directory;
-    return 0;
 }
 
 int names_fill(uint64_t number, uint64_t above, uint64_t references, struct source *sources,
-               size_t count, void (*ask)(const struct question *question, void *data), void *data)
+               size_t count, int upper_fd, names_asker *ask, void *data)
 {
     struct node *node;
-    struct directory *directory = new_directory(sources, count);
-    if (directory == NULL) {
-        errno = ENOMEM;
-        return -1;
-    }
-    int error = read_sources(directory) == 0 ? 0 : errno;
+    struct directory *directory = tree_read(sources, count, upper_fd);
+    if (directory == NULL)
+        return errno;
     pthread_mutex_lock(&table_lock);
-    if (error == 0)
-        error = install(directory, number, &node);
+    int error = tree_install(directory, number, &node);
     if (error == 0) {
         if (!node->pinned) {
             node->pinned = true;
@@ -181,8 +72,21 @@ int names_fill(uint64_t number, uint64_t above, uint64_t references, struct sour
     }
     table_rest(directory);
     pthread_mutex_unlock(&table_lock);
-    errno = error;
-    return error == 0 ? 0 : -1;
+    return error;
+}
+
+void names_unknown(uint64_t number, names_asker *ask, void *data)
+{
+    pthread_mutex_lock(&table_lock);
+    const struct directory *directory = tree_directory(number);
+    for (size_t at = 0; directory != NULL && at < directory->count; at++) {
+        struct child *child = directory->children[at];
+        if (!child->gone && child->kind == ASK && child->number == 0 && !child->told) {
+            child->told = 1;
+            ask_for(directory, child, ask, data);
+        }
+    }
+    pthread_mutex_unlock(&table_lock);
 }
 
 /* CHILD is NODE's name from now on, or Python's affair alone (NULL). */
@@ -202,7 +106,7 @@ bool names_put(uint64_t parent, const char *name, size_t length, uint64_t number
 {
     bool taken = false;
     pthread_mutex_lock(&table_lock);
-    struct directory *directory = directory_of(parent);
+    struct directory *directory = tree_directory(parent);
     if (directory == NULL || length > NAME_MAX)
         goto unlock;
     struct child *child = table_child(directory, name, length);
@@ -219,8 +123,8 @@ bool names_put(uint64_t parent, const char *name, size_t length, uint64_t number
     if (node == NULL && type == DT_DIR) {
         node = table_add(number);
         if (node != NULL) {
-            *node = (struct node){.next = node->next, .number = number, .references = references,
-                                  .is_directory = true, .pinned = true, .changing = true};
+            node->references = references;
+            node->is_directory = node->pinned = node->changing = true;
             taken = true;
         }
     }
@@ -240,19 +144,28 @@ unlock:
 void names_remove(uint64_t parent, const char *name, size_t length)
 {
     pthread_mutex_lock(&table_lock);
-    struct directory *directory = directory_of(parent);
+    struct directory *directory = tree_directory(parent);
     struct child *child = directory == NULL ? NULL : table_child(directory, name, length);
     if (child != NULL)
         table_remove_child(child);
     pthread_mutex_unlock(&table_lock);
 }
 
-void names_changing(uint64_t number)
+void names_raised(uint64_t number, int upper_fd)
 {
     pthread_mutex_lock(&table_lock);
     struct node *node = table_find(number);
-    if (node != NULL)
-        node->changing = true;
+    struct directory *directory = node == NULL ? NULL : node->directory;
+    if (directory != NULL && directory->upper_fd < 0) {
+        directory->upper = true;
+        directory->upper_fd = upper_fd;
+        node->upper = true;
+        node->changing = false;
+    } else {
+        close(upper_fd);
+        if (node != NULL && directory == NULL)
+            node->changing = true;
+    }
     pthread_mutex_unlock(&table_lock);
 }
 
@@ -266,11 +179,22 @@ bool names_refer(uint64_t number)
     return node != NULL;
 }
 
+/* The node of a number, once nobody takes its name away or moves it any more. */
+static struct node *settled_node(uint64_t number)
+{
+    struct node *node = table_find(number);
+    while (node != NULL && node->child != NULL && node->child->claimed) {
+        pthread_cond_wait(&table_settled, &table_lock);
+        node = table_find(number);
+    }
+    return node;
+}
+
 char *names_where(uint64_t number, uint64_t *parent, size_t *length)
 {
     char *name = NULL;
     pthread_mutex_lock(&table_lock);
-    struct node *node = table_find(number);
+    struct node *node = settled_node(number);
     if (node != NULL && !node->pinned && node->child != NULL) {
         *parent = node->child->directory->node->number;
         *length = node->child->length;
@@ -280,11 +204,12 @@ char *names_where(uint64_t number, uint64_t *parent, size_t *length)
     return name;
 }
 
-uint64_t names_adopt(uint64_t number, void (*give)(int fd, void *data), void *data)
+uint64_t names_adopt(uint64_t number, handles_taker *take, void *data, int *fd)
 {
     uint64_t references = 0;
+    *fd = -1;
     pthread_mutex_lock(&table_lock);
-    struct node *node = table_find(number);
+    struct node *node = settled_node(number);
     if (node == NULL || node->pinned)
         goto unlock;
     if (node->child != NULL) {
@@ -294,9 +219,13 @@ uint64_t names_adopt(uint64_t number, void (*give)(int fd, void *data), void *da
     if (node->is_directory) {
         node->pinned = true;
         references = 1;
+        if (node->child == NULL && node->fd >= 0)
+            *fd = fcntl(node->fd, F_DUPFD_CLOEXEC, 0);
     } else {
         references = node->references;
-        handles_give(number, give, data);
+        *fd = node->fd;
+        node->fd = -1;
+        handles_give(number, take, data);
         table_drop(node);
     }
 unlock:
@@ -304,149 +233,7 @@ unlock:
     return references;
 }
 
-/* Plain nodes */
-
-/* The descriptor of a source, from FDS if it is there. */
-static int source_fd(const struct directory *directory, size_t source, int *fds)
-{
-    if (fds[source] < 0)
-        fds[source] = layers_directory(&directory->sources[source]);
-    return fds[source];
-}
-
-static void close_sources(const struct directory *directory, const int *fds)
-{
-    for (size_t at = 0; at < directory->source_count; at++)
-        if (fds[at] >= 0)
-            close(fds[at]);
-}
-
-/* Whether what a directory merges is what layers have under one name, without further rules. */
-static bool merges_plainly(const struct child *child, int *fds)
-{
-    const struct directory *directory = child->directory;
-    for (size_t at = 0; at <= child->more; at++) {
-        size_t source = at == 0 ? child->source : child->further[at - 1];
-        int fd = source_fd(directory, source, fds);
-        if (fd < 0 || layers_has_marks(&directory->sources[source], fd, child->name))
-            return false;
-    }
-    return true;
-}
-
-/* What plain_node finds out without the lock; as layers_stat answers it. */
-static int examine(const struct child *child, int *fds, uint64_t *number,
-                   struct fuse_attr *attributes)
-{
-    const struct directory *directory = child->directory;
-    int fd = source_fd(directory, child->source, fds);
-    if (fd < 0)
-        return -1;
-    int result = layers_stat(&directory->sources[child->source], fd, child->name, child->type,
-                             number, attributes);
-    if (result != 0 || child->type != DT_DIR)
-        return result;
-    /* Of one that merges, what programs read as its number of subdirectories is not known. */
-    if (child->more > 0)
-        attributes->nlink = 1;
-    return merges_plainly(child, fds) ? 0 : 1;
-}
-
-/*
- * The node of a plain CHILD, made now if need be; NULL if Python has to answer for it. FDS has the
- * descriptors of the directory's sources, or -1 for those that are not open yet. The lock is given
- * up meanwhile; the directory is busy, so that CHILD stays.
- */
-static struct node *plain_node(struct child *child, int *fds)
-{
-    struct fuse_attr attributes;
-    uint64_t number = 0;
-    if (child->node != NULL)
-        return child->node;
-    pthread_mutex_unlock(&table_lock);
-    int result = examine(child, fds, &number, &attributes);
-    pthread_mutex_lock(&table_lock);
-    if (result < 0 || child->gone || child->kind != PLAIN)
-        return NULL;
-    if (child->node != NULL)
-        return child->node;
-    struct node *node = result == 0 && table_find(number) == NULL ? table_add(number) : NULL;
-    child->number = number;
-    if (node == NULL) {
-        child->kind = ASK;
-        return NULL;
-    }
-    node->is_directory = child->type == DT_DIR;
-    node->attributes = attributes;
-    node->above = child->directory->node == NULL ? 0 : child->directory->node->number;
-    node->child = child;
-    child->node = node;
-    return node;
-}
-
-/* The node of CHILD, if its attributes are known here. As plain_node. */
-static struct node *known_node(struct child *child, int *fds)
-{
-    struct node *node = child->kind == PLAIN ? plain_node(child, fds) : child->node;
-    return node == NULL || node->changing ? NULL : node;
-}
-
-/* The sources of the plain directory that CHILD is. NULL without memory. */
-static struct source *sources_below(const struct child *child)
-{
-    struct source *sources = calloc(child->more + 1u, sizeof(*sources));
-    if (sources == NULL)
-        return NULL;
-    for (size_t at = 0; at <= child->more; at++) {
-        size_t above = at == 0 ? child->source : child->further[at - 1];
-        const struct source *from = &child->directory->sources[above];
-        sources[at].layer = from->layer;
-        int size = strcmp(from->path, ".") == 0
-                       ? asprintf(&sources[at].path, "%s", child->name)
-                       : asprintf(&sources[at].path, "%s/%s", from->path, child->name);
-        if (size < 0) {
-            while (at-- > 0)
-                free(sources[at].path);
-            free(sources);
-            return NULL;
-        }
-    }
-    return sources;
-}
-
-/*
- * Whether all names in directory NUMBER are known, or can be. Where not, Python has to answer: it
- * knows the rule, or the error.
- */
-static bool is_known(uint64_t number)
-{
-    struct source *sources = NULL;
-    size_t count = 0;
-    pthread_mutex_lock(&table_lock);
-    struct node *node = table_find(number);
-    bool known = node != NULL && node->directory != NULL && !node->directory->incomplete;
-    if (!known && node != NULL && node->is_directory && node->directory == NULL && !node->pinned
-        && node->child != NULL) {
-        sources = sources_below(node->child);
-        count = node->child->more + 1u;
-    }
-    pthread_mutex_unlock(&table_lock);
-    if (sources == NULL)
-        return known;
-    struct directory *directory = new_directory(sources, count);
-    free(sources);
-    if (directory == NULL)
-        return false;
-    bool good = read_sources(directory) == 0;
-    pthread_mutex_lock(&table_lock);
-    node = table_find(number);
-    if (node != NULL && node->directory == NULL && !node->pinned && good)
-        good = install(directory, number, &node) == 0;
-    known = node != NULL && node->directory != NULL;
-    table_rest(directory);
-    pthread_mutex_unlock(&table_lock);
-    return known;
-}
+/* Reading */
 
 static enum verdict lookup(const struct request *request)
 {
@@ -457,22 +244,23 @@ static enum verdict lookup(const struct request *request)
     enum verdict verdict = FORWARD;
     if (length == request->size)
         return answer(request, EINVAL);
-    if (length > NAME_MAX || !is_known(request->header->nodeid))
+    if (length > NAME_MAX || !tree_knows(request->header->nodeid))
         return FORWARD;
     pthread_mutex_lock(&table_lock);
-    struct directory *directory = directory_of(request->header->nodeid);
+    struct directory *directory = tree_directory(request->header->nodeid);
     struct child *child = directory == NULL ? NULL : table_child(directory, name, length);
     if (child != NULL) {
-        int fds[directory->source_count];
+        int fds[TREE_DESCRIPTORS(directory)];
         memset(fds, -1, sizeof(fds));
         directory->busy++;
-        struct node *node = known_node(child, fds);
+        struct fuse_attr attributes;
+        struct node *node = tree_look(child, fds, &attributes);
         if (node != NULL) {
             node->references++;
-            entry = entry_of(node);
+            entry = names_entry(node, &attributes);
             verdict = ANSWERED;
         }
-        close_sources(directory, fds);
+        tree_close(directory, fds);
         table_rest(directory);
     } else if (directory != NULL) {
         verdict = ANSWERED;
@@ -484,13 +272,8 @@ static enum verdict lookup(const struct request *request)
 static enum verdict get_attributes(const struct request *request)
 {
     struct fuse_attr_out out = {.attr_valid = FOREVER};
-    pthread_mutex_lock(&table_lock);
-    struct node *node = table_find(request->header->nodeid);
-    bool known = node != NULL && !node->changing;
-    if (known)
-        out.attr = node->attributes;
-    pthread_mutex_unlock(&table_lock);
-    return known ? answer_with(request, &out, sizeof(out)) : FORWARD;
+    int error = tree_attributes(request->header->nodeid, &out.attr);
+    return error == 0 ? answer_with(request, &out, sizeof(out)) : FORWARD;
 }
 
 /* A plain node's place in its layer: copies, to be used without the lock. */
@@ -504,7 +287,7 @@ static bool find_place(uint64_t number, mode_t type, struct place *place)
     bool found = false;
     pthread_mutex_lock(&table_lock);
     struct node *node = table_find(number);
-    if (node != NULL && !node->pinned && node->child != NULL
+    if (node != NULL && !node->pinned && !node->upper && node->child != NULL
         && (type == 0 || (node->attributes.mode & S_IFMT) == type)) {
         const struct child *child = node->child;
         place->source = child->directory->sources[child->source];
@@ -515,6 +298,20 @@ static bool find_place(uint64_t number, mode_t type, struct place *place)
     }
     pthread_mutex_unlock(&table_lock);
     return found;
+}
+
+/* A descriptor (O_PATH) of a plain node; -1 if Python has to answer. */
+static int open_plain(uint64_t number)
+{
+    struct place place;
+    if (!find_place(number, 0, &place))
+        return tree_open_upper(number, O_PATH);
+    int above = layers_directory(&place.source);
+    free(place.source.path);
+    int fd = above < 0 ? -1 : openat(above, place.name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (above >= 0)
+        close(above);
+    return fd;
 }
 
 /* The first time that a file is opened, the kernel gets its content before it asks for it. */
@@ -529,29 +326,47 @@ static void store_content(struct node *node, int fd, struct scratch *scratch)
         notify_store(node->number, scratch->memory, (size_t)got);
 }
 
+/* A descriptor of lower file NUMBER, -1 if Python has to open it. */
+static int open_lower(uint64_t number)
+{
+    struct place place;
+    if (!find_place(number, S_IFREG, &place))
+        return -1;
+    int fd = layers_open(&place.source, place.name, number);
+    free(place.source.path);
+    return fd;
+}
+
+/* What the kernel has done already, or would make our own reads and writes fail. */
+enum { NOT_PASSED_ON = O_CREAT | O_EXCL | O_APPEND | O_DIRECT | O_NOCTTY };
+
 static enum verdict open_file(const struct request *request, struct scratch *scratch)
 {
     const struct fuse_open_in *in = BODY(request, struct fuse_open_in);
     uint64_t number = request->header->nodeid;
-    struct place place;
     if (in == NULL)
         return answer(request, EINVAL);
-    if ((in->flags & O_ACCMODE) != O_RDONLY || in->flags & O_TRUNC
-        || !find_place(number, S_IFREG, &place))
+    bool reads = (in->flags & O_ACCMODE) == O_RDONLY && !(in->flags & O_TRUNC);
+    int flags = (int)in->flags & ~NOT_PASSED_ON;
+    /* What a truncation takes from the mode depends on who asks: that is Python's. */
+    if (in->flags & O_TRUNC && request->header->uid != 0)
         return FORWARD;
-    int fd = layers_open(&place.source, place.name, number);
-    free(place.source.path);
+    int fd = reads ? open_lower(number) : -1;
+    bool upper = fd < 0;
+    if (upper)
+        fd = tree_open_upper(number, flags);
     if (fd < 0)
         return FORWARD;
     struct open_reply reply = {.fh = (uint64_t)fd, .open_flags = FOPEN_KEEP_CACHE};
     pthread_mutex_lock(&table_lock);
     struct node *node = table_find(number);
     /* Python may have adopted it meanwhile. */
-    bool plain = node != NULL && !node->is_directory && handles_open(fd, number) == 0;
+    bool plain = node != NULL && !node->is_directory && node->upper == upper
+                 && handles_open(fd, number, upper) == 0;
     if (plain) {
-        handles_opened(number, &reply);
+        handles_opened(number, in->flags, &reply);
         /* Under the lock, since nobody can change a file that is not adopted. */
-        if (!(reply.open_flags & (FOPEN_PASSTHROUGH | FOPEN_DIRECT_IO)))
+        if (!upper && !(reply.open_flags & (FOPEN_PASSTHROUGH | FOPEN_DIRECT_IO)))
             store_content(node, fd, scratch);
     }
     pthread_mutex_unlock(&table_lock);
@@ -567,12 +382,8 @@ static enum verdict open_file(const struct request *request, struct scratch *scr
 
 static enum verdict read_link(const struct request *request, struct scratch *scratch)
 {
-    struct place place;
-    if (!find_place(request->header->nodeid, S_IFLNK, &place))
-        return FORWARD;
-    int fd = layers_directory(&place.source);
-    free(place.source.path);
-    ssize_t size = fd < 0 ? -1 : readlinkat(fd, place.name, scratch->memory, scratch->size);
+    int fd = open_plain(request->header->nodeid);
+    ssize_t size = fd < 0 ? -1 : readlinkat(fd, "", scratch->memory, scratch->size);
     if (fd >= 0)
         close(fd);
     return size < 0 ? FORWARD : answer_with(request, scratch->memory, (size_t)size);
@@ -595,36 +406,23 @@ static bool is_acl(const char *name)
            || strcmp(name, "system.posix_acl_default") == 0;
 }
 
-static ssize_t read_attribute(const struct place *place, const char *name, char *value, size_t size)
-{
-    char path[sizeof("/proc/self/fd//") + 3 * sizeof(int) + NAME_MAX];
-    int fd = layers_directory(&place->source);
-    if (fd < 0)
-        return -1;
-    snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", fd, place->name);
-    ssize_t got = lgetxattr(path, name, value, size);
-    int error = errno;
-    close(fd);
-    errno = error;
-    return got;
-}
-
 static enum verdict get_attribute(const struct request *request, struct scratch *scratch)
 {
     const struct fuse_getxattr_in *in = BODY(request, struct fuse_getxattr_in);
-    struct place place;
+    char path[sizeof("/proc/self/fd/") + 3 * sizeof(int)];
     if (in == NULL)
         return answer(request, EINVAL);
     const char *name = (const char *)(in + 1);
     size_t room = request->size - sizeof(*in);
     if (strnlen(name, room) == room || in->size > scratch->size)
         return answer(request, EINVAL);
-    if (!(is_acl(name) || is_plain_attribute(name))
-        || !find_place(request->header->nodeid, 0, &place))
+    int fd = is_acl(name) || is_plain_attribute(name) ? open_plain(request->header->nodeid) : -1;
+    if (fd < 0)
         return FORWARD;
-    ssize_t size = read_attribute(&place, name, scratch->memory, in->size);
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    ssize_t size = getxattr(path, name, scratch->memory, in->size);
     int error = errno;
-    free(place.source.path);
+    close(fd);
     if (size < 0)
         /* To the kernel, which asks for ACLs to check permissions, only this means none. */
         return answer(request, error == EOPNOTSUPP && is_acl(name) ? ENODATA : error);
@@ -639,7 +437,7 @@ static enum verdict get_attribute(const struct request *request, struct scratch 
 /* A directory that was opened here has its number as the handle. */
 static enum verdict open_directory(const struct request *request)
 {
-    if (!is_known(request->header->nodeid))
+    if (!tree_knows(request->header->nodeid))
         return FORWARD;
     struct open_reply reply = {.fh = request->header->nodeid,
                                .open_flags = FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE};
@@ -684,38 +482,47 @@ static struct fuse_direntplus *next_entry(struct listing *listing, const char *n
     return entry;
 }
 
-/* Add CHILD to the listing; answers whether there was room. FDS as for plain_node. */
-static bool list_child(struct listing *listing, struct child *child, int *fds)
+/* What became of a child in a listing. */
+enum listed { LISTED, NO_ROOM, UNKNOWN };
+
+/* Add CHILD to the listing. FDS as for tree_look. */
+static enum listed list_child(struct listing *listing, struct child *child, int *fds)
 {
-    struct node *node = known_node(child, fds);
+    struct fuse_attr attributes;
+    struct node *node = tree_look(child, fds, &attributes);
     uint64_t number = node != NULL ? node->number : child->number;
-    /* Without a number it has gone, or can't be looked up, which does not hide the rest. */
-    if (child->gone || number == 0)
-        return true;
+    if (child->gone)
+        return LISTED;
+    /* One that Python can't look up is left out, and does not hide the rest. */
+    if (number == 0)
+        return child->kind == ASK && !child->told ? UNKNOWN : LISTED;
     struct fuse_direntplus *entry = next_entry(listing, child->name, child->length, number,
                                                child->cookie, child->type);
     if (entry == NULL)
-        return false;
+        return NO_ROOM;
     if (node != NULL) {
         node->references++;
-        entry->entry_out = entry_of(node);
+        entry->entry_out = names_entry(node, &attributes);
     }
-    return true;
+    return LISTED;
 }
 
-static void list_children(struct directory *directory, uint64_t offset, struct listing *listing,
-                          int *fds)
+/* Answers UNKNOWN if the first name there would be is one that Python has to tell of. */
+static enum listed list_children(struct directory *directory, uint64_t offset,
+                                 struct listing *listing, int *fds)
 {
     const struct node *node = directory->node;
-    bool room = true;
-    if (offset < 1)
-        room = next_entry(listing, ".", 1, node->number, 1, DT_DIR) != NULL;
-    if (offset < 2 && room)
-        room = next_entry(listing, "..", 2, node->above, 2, DT_DIR) != NULL;
+    const char *start = listing->at;
+    enum listed listed = LISTED;
+    if (offset < 1 && next_entry(listing, ".", 1, node->number, 1, DT_DIR) == NULL)
+        return NO_ROOM;
+    if (offset < 2 && next_entry(listing, "..", 2, node->above, 2, DT_DIR) == NULL)
+        return NO_ROOM;
     /* The array may move, and grow, whenever the lock is given up. */
-    for (size_t at = seek_child(directory, offset); room && at < directory->count; at++)
+    for (size_t at = seek_child(directory, offset); listed == LISTED && at < directory->count; at++)
         if (!directory->children[at]->gone)
-            room = list_child(listing, directory->children[at], fds);
+            listed = list_child(listing, directory->children[at], fds);
+    return listed == UNKNOWN && listing->at != start ? NO_ROOM : listed;
 }
 
 static enum verdict list_directory(const struct request *request, struct scratch *scratch)
@@ -726,19 +533,20 @@ static enum verdict list_directory(const struct request *request, struct scratch
     if (in->fh != request->header->nodeid)
         return FORWARD;
     pthread_mutex_lock(&table_lock);
-    struct directory *directory = directory_of(in->fh);
-    int fds[directory == NULL ? 1 : directory->source_count];
+    struct directory *directory = tree_directory(in->fh);
     struct listing listing = {scratch->memory, in->size};
+    enum listed listed = UNKNOWN;
     if (directory != NULL) {
+        int fds[TREE_DESCRIPTORS(directory)];
         memset(fds, -1, sizeof(fds));
         directory->busy++;
-        list_children(directory, in->offset, &listing, fds);
-        close_sources(directory, fds);
+        listed = list_children(directory, in->offset, &listing, fds);
+        tree_close(directory, fds);
         table_rest(directory);
     }
     pthread_mutex_unlock(&table_lock);
-    if (directory == NULL)
-        return answer(request, EIO);
+    if (listed == UNKNOWN)
+        return FORWARD;
     return answer_with(request, scratch->memory, in->size - listing.left);
 }
 

@@ -1,16 +1,20 @@
 /*
- * The tree as the plane answers for it: names, attributes, listings and opening of what lies in
- * lower layers only. What is anything but plain is left to Python.
+ * The tree as the plane answers for it: names, attributes, listings and opening of plain nodes.
+ * What is anything but plain is left to Python.
  */
 #ifndef UNIONFS_NAMES_H
 #define UNIONFS_NAMES_H
 
-#include "layers.h"
+#include "tree.h"
 #include "plane.h"
 
-/*
- * Requests on names and nodes. SCRATCH is the thread's.
- */
+/* Seconds: the tree changes only through the mount. As unionfs/driver/caching.py has it. */
+enum { FOREVER = 10 * 365 * 24 * 3600 };
+
+/* The reply that gives NODE to the kernel. */
+struct fuse_entry_out names_entry(const struct node *node, const struct fuse_attr *attributes);
+
+/* Requests that change nothing, on names and nodes. SCRATCH is the thread's. */
 enum verdict names_handle(struct request *request, struct scratch *scratch);
 
 /* What Python says */
@@ -20,17 +24,23 @@ struct question {
     const char *name;
     size_t length;
     int layer;
-    uint8_t type;
 };
+
+/* What gets a question. */
+typedef void names_asker(const struct question *question, void *data);
 
 /*
  * From now on the plane knows all names in directory NUMBER, which is in directory ABOVE, to which
- * the kernel has REFERENCES, and which consists of SOURCES (topmost first; they become the plane's,
- * also when this fails). Answers 0, or -1 with errno: EEXIST if it did already.
- * ASKED gets each name that Python has to names_put, as long as the table does not change.
+ * the kernel has REFERENCES, and which consists of SOURCES (topmost first) below UPPER_FD, its
+ * descriptor in the upper (-1 if it is not there). Sources and descriptor become the plane's, also
+ * when this fails. Answers 0, or an errno: EEXIST if it did already.
+ * ASK gets each name that Python has to names_put.
  */
 int names_fill(uint64_t number, uint64_t above, uint64_t references, struct source *sources,
-               size_t count, void (*ask)(const struct question *question, void *data), void *data);
+               size_t count, int upper_fd, names_asker *ask, void *data);
+
+/* ASK gets each name in directory NUMBER whose number is not known, once. */
+void names_unknown(uint64_t number, names_asker *ask, void *data);
 
 /*
  * Directory PARENT, if it is known here, has NAME, which is NUMBER and of TYPE (DT_*).
@@ -43,8 +53,11 @@ bool names_put(uint64_t parent, const char *name, size_t length, uint64_t number
 /* Directory PARENT, if it is known here, has NAME no more. */
 void names_remove(uint64_t parent, const char *name, size_t length);
 
-/* Only Python knows the attributes of directory NUMBER from now on. */
-void names_changing(uint64_t number);
+/*
+ * Directory NUMBER is in the upper from now on, and UPPER_FD, which becomes the plane's, is its
+ * descriptor there.
+ */
+void names_raised(uint64_t number, int upper_fd);
 
 /* One more reference to NUMBER of the kernel; answers whether it is counted here. */
 bool names_refer(uint64_t number);
@@ -57,8 +70,21 @@ char *names_where(uint64_t number, uint64_t *parent, size_t *length);
 
 /*
  * Plain node NUMBER is Python's from now on. Answers the kernel's references to it, 0 if there is
- * none. GIVEN gets each descriptor that is open for it, which is Python's as well.
+ * none. TAKE gets each descriptor that is open for it, which is Python's as well. *FD is one (O_PATH)
+ * for a node that has no name any more, and Python's to close; -1 for others.
  */
-uint64_t names_adopt(uint64_t number, void (*give)(int fd, void *data), void *data);
+uint64_t names_adopt(uint64_t number, handles_taker *take, void *data, int *fd);
+
+/* What names there are in a directory that Python knows has changed. */
+struct change {
+    struct change *next;
+    uint64_t parent;
+    bool present;
+    size_t length;
+    char name[];
+};
+
+/* The changes since this was called before, the first one first, to be freed. */
+struct change *names_changes(void);
 
 #endif

@@ -64,14 +64,26 @@ int handles_offer(int fd, bool upper);
 /* Whether files may be passed through at all, and lower ones from which size on. */
 void handles_configure(bool passthrough, int64_t lower_from);
 
-/* FD is a handle of the plane's own, on lower file NODE. Returns 0, or -1 with errno. */
-int handles_open(int fd, uint64_t node);
+/* FD is a handle of the plane's own, on a file of the UPPER or below. Returns 0, or -1 with errno. */
+int handles_open(int fd, uint64_t node, bool upper);
 
-/* Handles of the plane's own on NODE are Python's from now on: GIVE gets each. */
-void handles_give(uint64_t node, void (*give)(int fd, void *data), void *data);
+/* Whether FD is a handle of the plane's own. */
+bool handles_own(uint64_t fd);
 
-/* NODE is opened as REPLY says: add to it what the kernel may do itself. */
-void handles_opened(uint64_t node, struct open_reply *reply);
+/* What gets a descriptor, and whether it is open for writing. */
+typedef void handles_taker(int fd, bool writable, void *data);
+
+/* Handles of the plane's own on NODE are Python's from now on: TAKE gets each. */
+void handles_give(uint64_t node, handles_taker *take, void *data);
+
+/*
+ * Whether what is written to the file of handle FD is there at once: not so what a map of it wrote,
+ * which the kernel keeps until it is synced, unless the file is passed through.
+ */
+bool handles_write_through(uint64_t fd);
+
+/* NODE is opened with FLAGS as REPLY says: add to it what the kernel may do itself. */
+void handles_opened(uint64_t node, uint32_t flags, struct open_reply *reply);
 
 /*
  * What handles_opened took for FD is given back: the kernel has closed it, or never got it. Answers

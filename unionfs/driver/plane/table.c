@@ -1,10 +1,12 @@
 #define _GNU_SOURCE
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "table.h"
 
 pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
+pthread_cond_t table_settled = PTHREAD_COND_INITIALIZER;
 
 /* Both tables double when they are full. */
 struct nodes {
@@ -96,6 +98,7 @@ struct node *table_add(uint64_t number)
         return NULL;
     struct node **bucket = &nodes.buckets[mix(number) % nodes.size];
     node->number = number;
+    node->fd = -1;
     node->next = *bucket;
     *bucket = node;
     nodes.used++;
@@ -128,6 +131,8 @@ static void free_directory(struct directory *directory)
         free_child(directory->children[at]);
     for (size_t at = 0; at < directory->source_count; at++)
         free(directory->sources[at].path);
+    if (directory->upper_fd >= 0)
+        close(directory->upper_fd);
     free(directory->children);
     free(directory);
 }
@@ -145,6 +150,8 @@ void table_drop(struct node *node)
     }
     if (node->pinned)
         table_unpin(node->number);
+    if (node->fd >= 0)
+        close(node->fd);
     free(node);
 }
 
@@ -224,6 +231,25 @@ void table_remove_child(struct child *child)
     }
     if (directory->node != NULL)
         compact(directory);
+}
+
+struct child *table_move_child(struct child *child, struct directory *directory, const char *name,
+                               size_t length)
+{
+    struct child *moved = table_add_child(directory, name, length);
+    if (moved == NULL)
+        return NULL;
+    moved->number = child->number;
+    moved->kind = child->kind;
+    moved->type = child->type;
+    moved->source = child->source;
+    moved->fresh = child->fresh;
+    moved->node = child->node;
+    child->node = NULL;
+    if (moved->node != NULL)
+        moved->node->child = moved;
+    table_remove_child(child);
+    return moved;
 }
 
 void table_rest(struct directory *directory)

@@ -19,6 +19,9 @@
 
 extern pthread_mutex_t table_lock;
 
+/* Told whenever a child is not claimed any more. */
+extern pthread_cond_t table_settled;
+
 enum child_kind {
     ASK,    /* Python answers for it, if it is no directory that is known */
     HIDDEN, /* a layer above hides it; only while a directory is filled */
@@ -27,6 +30,9 @@ enum child_kind {
 
 struct directory;
 struct node;
+
+/* Where a name is that the upper has: no index of a source. */
+#define IN_UPPER UINT16_MAX
 
 /* A name in a directory. */
 struct child {
@@ -39,6 +45,10 @@ struct child {
     uint8_t type;       /* DT_* of readdir(3) */
     uint8_t gone;       /* it is not there any more, and stays for readers to find their place */
     uint8_t closed;     /* a directory that merges with nothing further down */
+    uint8_t below;      /* the upper has it, and layers below have something, too */
+    uint8_t fresh;      /* it was made here, so that no mark can be on it */
+    uint8_t told;       /* Python was asked for it */
+    uint8_t claimed;    /* it is being removed or moved */
     uint8_t length;
     uint16_t source;    /* which of the directory's sources has it */
     uint16_t more;      /* how many further ones a directory merges with */
@@ -60,6 +70,8 @@ struct directory {
     uint64_t last_cookie;
     unsigned busy; /* threads that use it without the lock */
     bool incomplete; /* there was no memory for a name */
+    bool upper;      /* the upper has it */
+    int upper_fd;    /* O_PATH, -1 if it is not at hand */
     size_t source_count;
     struct source sources[];
 };
@@ -75,7 +87,9 @@ struct node {
     bool is_directory;
     bool pinned;   /* a directory that Python knows as well */
     bool changing; /* only Python knows the attributes */
+    bool upper;    /* the upper has it, so that the attributes are asked for there */
     bool stored;   /* the kernel was given the content */
+    int fd;        /* O_PATH, of what has no name any more; else -1 */
 };
 
 struct node *table_find(uint64_t number);
@@ -92,6 +106,13 @@ struct child *table_child(const struct directory *directory, const char *name, s
 struct child *table_add_child(struct directory *directory, const char *name, size_t length);
 
 void table_remove_child(struct child *child);
+
+/*
+ * CHILD, no directory of lower layers, becomes NAME in DIRECTORY, which does not have that. Answers
+ * what it is then, NULL without memory.
+ */
+struct child *table_move_child(struct child *child, struct directory *directory, const char *name,
+                               size_t length);
 
 /* Give up one use of DIRECTORY without the lock. */
 void table_rest(struct directory *directory);

@@ -25,6 +25,9 @@ struct fuse_backing_map {
 };
 #endif
 
+/* FUSE_COPY_FILE_RANGE_64 of Linux 6.18: the same request, answered with 64 bits. */
+enum { COPY_FILE_RANGE_64 = 53 };
+
 /* fuse_open_out has its third word as padding in older headers. */
 struct open_reply {
     uint64_t fh;

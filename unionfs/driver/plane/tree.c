@@ -1,0 +1,500 @@
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "plane.h"
+#include "tree.h"
+
+struct directory *tree_directory(uint64_t number)
+{
+    struct node *node = table_find(number);
+    return node == NULL ? NULL : node->directory;
+}
+
+/* Descriptors */
+
+/* Descriptors of directories in the upper that are kept: a quarter leaves the rest to files. */
+static bool may_keep_another(void)
+{
+    static rlim_t most, kept;
+    struct rlimit limit;
+    if (most == 0)
+        most = getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur / 4 : 64;
+    return kept < most && ++kept;
+}
+
+int tree_upper(struct directory *directory)
+{
+    if (!directory->upper || directory->upper_fd >= 0)
+        return directory->upper_fd;
+    const struct child *child = directory->node == NULL ? NULL : directory->node->child;
+    int above = child == NULL ? -1 : tree_upper(child->directory);
+    if (above >= 0 && may_keep_another())
+        directory->upper_fd =
+            openat(above, child->name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    return directory->upper_fd;
+}
+
+static int source_fd(const struct directory *directory, size_t source, int *fds)
+{
+    if (source == IN_UPPER)
+        return fds[directory->source_count];
+    if (fds[source] < 0)
+        fds[source] = layers_directory(&directory->sources[source]);
+    return fds[source];
+}
+
+void tree_close(const struct directory *directory, const int *fds)
+{
+    for (size_t at = 0; at < directory->source_count; at++)
+        if (fds[at] >= 0)
+            close(fds[at]);
+}
+
+static int layer_of(const struct directory *directory, size_t source)
+{
+    return source == IN_UPPER ? layers_upper() : directory->sources[source].layer;
+}
+
+/* Reading directories */
+
+/* A name that a layer above has as well: what merges with it, and what ends that. */
+static bool add_further(struct child *child, size_t source, uint8_t type)
+{
+    if (child->closed)
+        return true;
+    if (type == DT_WHT) {
+        if (child->type == DT_DIR && child->source == source && child->more == 0)
+            child->kind = ASK; /* a directory, and a whiteout of its name, in one layer */
+        child->closed = 1;
+        return true;
+    }
+    if (child->source == IN_UPPER)
+        child->below = 1;
+    if (child->type != DT_DIR || type != DT_DIR) {
+        child->closed = 1;
+        return true;
+    }
+    uint16_t *larger = realloc(child->further, (child->more + 1u) * sizeof(*larger));
+    if (larger == NULL)
+        return false;
+    larger[child->more++] = (uint16_t)source;
+    child->further = larger;
+    return true;
+}
+
+static bool add_found(struct directory *directory, size_t source, const struct found *found)
+{
+    if (found->length > NAME_MAX)
+        return false;
+    struct child *child = table_child(directory, found->name, found->length);
+    if (child != NULL)
+        return add_further(child, source, found->type);
+    child = table_add_child(directory, found->name, found->length);
+    if (child == NULL)
+        return false;
+    child->source = (uint16_t)source;
+    child->type = found->type;
+    child->kind = found->type == DT_WHT ? HIDDEN : found->type == DT_UNKNOWN ? ASK : PLAIN;
+    child->closed = found->type == DT_WHT;
+    return true;
+}
+
+static void drop_hidden(struct directory *directory)
+{
+    for (size_t at = 0; at < directory->count; at++)
+        if (directory->children[at]->kind == HIDDEN && !directory->children[at]->gone)
+            table_remove_child(directory->children[at]);
+}
+
+static void free_sources(struct source *sources, size_t count)
+{
+    for (size_t at = 0; at < count; at++)
+        free(sources[at].path);
+    free(sources);
+}
+
+/* A directory that nobody knows yet. Takes SOURCES and UPPER_FD, also if it fails. */
+static struct directory *new_directory(struct source *sources, size_t count, int upper_fd)
+{
+    struct directory *directory = calloc(1, sizeof(*directory) + count * sizeof(*sources));
+    if (directory == NULL) {
+        free_sources(sources, count);
+        if (upper_fd >= 0)
+            close(upper_fd);
+        return NULL;
+    }
+    directory->source_count = count;
+    memcpy(directory->sources, sources, count * sizeof(*sources));
+    free(sources);
+    directory->upper = upper_fd >= 0;
+    directory->upper_fd = upper_fd;
+    directory->busy = 1;
+    directory->last_cookie = 2; /* after "." and ".." */
+    return directory;
+}
+
+/* Answers 0, or an errno. */
+static int read_source(struct directory *directory, size_t source, int fd)
+{
+    size_t count;
+    struct found *found = layers_list(layer_of(directory, source), fd, &count);
+    if (found == NULL)
+        return errno;
+    bool good = true;
+    pthread_mutex_lock(&table_lock);
+    for (size_t name = 0; good && name < count; name++)
+        good = add_found(directory, source, &found[name]);
+    pthread_mutex_unlock(&table_lock);
+    layers_free(found, count);
+    return good ? 0 : ENOMEM;
+}
+
+/* Read all that DIRECTORY consists of, topmost first. Answers 0, or an errno. */
+static int read_sources(struct directory *directory)
+{
+    int error = 0;
+    if (directory->upper)
+        error = read_source(directory, IN_UPPER, directory->upper_fd);
+    for (size_t at = 0; error == 0 && at < directory->source_count; at++) {
+        int fd = layers_directory(&directory->sources[at]);
+        if (fd < 0)
+            return errno;
+        error = read_source(directory, at, fd);
+        close(fd);
+    }
+    return error;
+}
+
+struct directory *tree_read(struct source *sources, size_t count, int upper_fd)
+{
+    struct directory *directory = new_directory(sources, count, upper_fd);
+    if (directory == NULL) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    int error = read_sources(directory);
+    if (error == 0)
+        return directory;
+    pthread_mutex_lock(&table_lock);
+    table_rest(directory);
+    pthread_mutex_unlock(&table_lock);
+    errno = error;
+    return NULL;
+}
+
+int tree_install(struct directory *directory, uint64_t number, struct node **node)
+{
+    *node = table_find(number);
+    if (*node == NULL) {
+        *node = table_add(number);
+        if (*node == NULL)
+            return ENOMEM;
+        (*node)->is_directory = true;
+        (*node)->changing = true;
+    } else if ((*node)->directory != NULL) {
+        return EEXIST;
+    }
+    drop_hidden(directory);
+    directory->node = *node;
+    (*node)->directory = directory;
+    if (directory->upper) {
+        (*node)->upper = true;
+        (*node)->changing = false;
+    }
+    return 0;
+}
+
+/* The sources of the plain directory that CHILD is. NULL without memory. */
+static struct source *sources_below(const struct child *child, size_t *count)
+{
+    bool upper = child->source == IN_UPPER;
+    *count = child->more + (upper ? 0u : 1u);
+    struct source *sources = calloc(*count + 1, sizeof(*sources));
+    if (sources == NULL)
+        return NULL;
+    for (size_t at = 0; at < *count; at++) {
+        size_t above = upper ? child->further[at] : at == 0 ? child->source : child->further[at - 1];
+        const struct source *from = &child->directory->sources[above];
+        sources[at].layer = from->layer;
+        int size = strcmp(from->path, ".") == 0
+                       ? asprintf(&sources[at].path, "%s", child->name)
+                       : asprintf(&sources[at].path, "%s/%s", from->path, child->name);
+        if (size < 0) {
+            free_sources(sources, at);
+            return NULL;
+        }
+    }
+    return sources;
+}
+
+/* The directory, yet to be read, that plain NODE is; NULL if that can't be said. */
+static struct directory *directory_to_read(const struct node *node)
+{
+    const struct child *child = node->child;
+    if (!node->is_directory || node->directory != NULL || node->pinned || child == NULL)
+        return NULL;
+    bool upper = child->source == IN_UPPER;
+    int fd = -1;
+    if (upper) {
+        int above = tree_upper(child->directory);
+        if (above >= 0 && may_keep_another())
+            fd = openat(above, child->name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (fd < 0)
+            return NULL;
+    }
+    size_t count;
+    struct source *sources = sources_below(child, &count);
+    if (sources == NULL) {
+        if (fd >= 0)
+            close(fd);
+        return NULL;
+    }
+    return new_directory(sources, count, fd);
+}
+
+bool tree_knows(uint64_t number)
+{
+    pthread_mutex_lock(&table_lock);
+    struct node *node = table_find(number);
+    bool known = node != NULL && node->directory != NULL && !node->directory->incomplete;
+    struct directory *directory = node == NULL ? NULL : directory_to_read(node);
+    pthread_mutex_unlock(&table_lock);
+    if (directory == NULL)
+        return known;
+    int error = read_sources(directory);
+    pthread_mutex_lock(&table_lock);
+    node = table_find(number);
+    if (error == 0 && node != NULL && node->directory == NULL && !node->pinned)
+        tree_install(directory, number, &node);
+    known = node != NULL && node->directory != NULL;
+    table_rest(directory);
+    pthread_mutex_unlock(&table_lock);
+    return known;
+}
+
+/* Plain nodes */
+
+/* Whether what CHILD consists of is what layers have under one name, without further rules. */
+static bool is_unmarked(const struct child *child, int *fds)
+{
+    const struct directory *directory = child->directory;
+    bool is_directory = child->type == DT_DIR;
+    if (!is_directory && child->source != IN_UPPER)
+        return true; /* what matters is looked at when it is opened */
+    for (size_t at = 0; at <= child->more && !child->fresh; at++) {
+        size_t source = at == 0 ? child->source : child->further[at - 1];
+        int fd = source_fd(directory, source, fds);
+        if (fd < 0
+            || layers_has_marks(layer_of(directory, source), fd, child->name, is_directory))
+            return false;
+    }
+    return true;
+}
+
+/*
+ * What there is to know of a plain CHILD: its number, and its attributes as they are now. Answers 0;
+ * 1 if it is nothing plain; -1 with errno. Called without the lock.
+ */
+static int examine(const struct child *child, int *fds, uint64_t *number,
+                   struct fuse_attr *attributes)
+{
+    const struct directory *directory = child->directory;
+    struct fuse_attr ignored;
+    int fd = source_fd(directory, child->source, fds);
+    if (fd < 0)
+        return 1;
+    int layer = layer_of(directory, child->source);
+    int result = layers_stat(layer, fd, child->name, child->type, number, attributes);
+    if (result == 0 && !is_unmarked(child, fds)) {
+        /* A number that is noted in the mark is for Python to read. */
+        if (child->source == IN_UPPER)
+            *number = 0;
+        return 1;
+    }
+    if (result != 0 || child->more == 0)
+        return result;
+    /* Of a directory that merges, what programs read as its number of directories is not known. */
+    attributes->nlink = 1;
+    if (child->source != IN_UPPER)
+        return 0;
+    /* The number is that of the topmost below. */
+    fd = source_fd(directory, child->further[0], fds);
+    if (fd < 0)
+        return 1;
+    result = layers_stat(layer_of(directory, child->further[0]), fd, child->name, child->type,
+                         number, &ignored);
+    attributes->ino = *number;
+    return result;
+}
+
+static struct node *add_plain(struct child *child, uint64_t number,
+                              const struct fuse_attr *attributes)
+{
+    struct node *node = table_find(number) == NULL ? table_add(number) : NULL;
+    child->number = number;
+    if (node == NULL) {
+        child->kind = ASK;
+        return NULL;
+    }
+    node->is_directory = child->type == DT_DIR;
+    node->upper = child->source == IN_UPPER;
+    node->attributes = *attributes;
+    node->above = child->directory->node == NULL ? 0 : child->directory->node->number;
+    node->child = child;
+    child->node = node;
+    return node;
+}
+
+/* The attributes of the upper are those of NODE, whose name CHILD is or was. */
+static void adjust(const struct node *node, const struct child *child,
+                   struct fuse_attr *attributes)
+{
+    attributes->ino = node->number;
+    if (node->is_directory
+        && (node->directory != NULL ? node->directory->source_count > 0
+                                    : child != NULL && child->more > 0))
+        attributes->nlink = 1;
+}
+
+struct node *tree_look(struct child *child, int *fds, struct fuse_attr *attributes)
+{
+    struct directory *directory = child->directory;
+    struct node *node = child->node;
+    uint64_t number = 0;
+    if (node == NULL && child->kind != PLAIN)
+        return NULL;
+    if (node != NULL && node->changing)
+        return NULL;
+    if (node != NULL && !node->upper) {
+        *attributes = node->attributes;
+        return node;
+    }
+    if (node != NULL && node->pinned && node->directory == NULL)
+        return NULL; /* whether it merges only Python knows */
+    fds[directory->source_count] = tree_upper(directory);
+    bool is_new = node == NULL;
+    pthread_mutex_unlock(&table_lock);
+    int result = is_new ? examine(child, fds, &number, attributes)
+                        : layers_stat(layers_upper(), fds[directory->source_count], child->name,
+                                      child->type, &number, attributes);
+    pthread_mutex_lock(&table_lock);
+    if (child->gone || result < 0)
+        return NULL;
+    node = child->node;
+    if (node == NULL && is_new && child->kind == PLAIN) {
+        if (result == 0)
+            return add_plain(child, number, attributes);
+        child->kind = ASK;
+        child->number = number;
+        return NULL;
+    }
+    if (node == NULL || result != 0 || node->changing)
+        return NULL;
+    adjust(node, child, attributes);
+    return node;
+}
+
+int tree_attributes(uint64_t number, struct fuse_attr *attributes)
+{
+    uint64_t found;
+    int result = -1;
+    pthread_mutex_lock(&table_lock);
+    struct node *node = table_find(number);
+    if (node == NULL || node->changing)
+        goto unlock;
+    if (!node->upper) {
+        *attributes = node->attributes;
+        result = 0;
+        goto unlock;
+    }
+    const char *name = "";
+    uint8_t type = IFTODT(node->attributes.mode);
+    int fd = node->fd;
+    struct directory *directory = node->directory;
+    if (fd < 0 && directory != NULL) {
+        fd = tree_upper(directory);
+        type = DT_DIR;
+    } else if (fd < 0 && node->child != NULL && !(node->is_directory && node->pinned)) {
+        directory = node->child->directory;
+        fd = tree_upper(directory);
+        name = node->child->name;
+        type = node->child->type;
+    }
+    if (fd < 0)
+        goto unlock;
+    if (directory != NULL)
+        directory->busy++;
+    pthread_mutex_unlock(&table_lock);
+    /* What was removed has no link left, so that it is not plain any more, but still the same. */
+    result = layers_stat(layers_upper(), fd, name, type, &found, attributes) < 0 ? -1 : 0;
+    pthread_mutex_lock(&table_lock);
+    node = table_find(number);
+    if (node == NULL || (!node->is_directory && found != number))
+        result = -1;
+    if (result == 0)
+        adjust(node, node->child, attributes);
+    if (directory != NULL)
+        table_rest(directory);
+unlock:
+    pthread_mutex_unlock(&table_lock);
+    return result;
+}
+
+int tree_open_upper(uint64_t number, int flags)
+{
+    char path[sizeof("/proc/self/fd/") + 3 * sizeof(int)];
+    int fd = -1;
+    pthread_mutex_lock(&table_lock);
+    struct node *node = table_find(number);
+    if (node == NULL || !node->upper || node->pinned)
+        goto unlock;
+    if (node->fd >= 0) {
+        snprintf(path, sizeof(path), "/proc/self/fd/%d", node->fd);
+        fd = flags == O_PATH ? fcntl(node->fd, F_DUPFD_CLOEXEC, 0)
+                             : open(path, flags | O_CLOEXEC | O_NONBLOCK);
+        goto unlock;
+    }
+    int above = node->child == NULL ? -1 : tree_upper(node->child->directory);
+    if (above < 0)
+        goto unlock;
+    struct directory *directory = node->child->directory;
+    const char *name = node->child->name;
+    directory->busy++;
+    pthread_mutex_unlock(&table_lock);
+    fd = openat(above, name, flags | O_NOFOLLOW | O_CLOEXEC | (flags == O_PATH ? 0 : O_NONBLOCK));
+    pthread_mutex_lock(&table_lock);
+    node = table_find(number);
+    /* A directory that merges has its number from below. */
+    if (fd >= 0 && (node == NULL || (!node->is_directory && !layers_is(layers_upper(), fd, number)))) {
+        close(fd);
+        fd = -1;
+    }
+    table_rest(directory);
+unlock:
+    pthread_mutex_unlock(&table_lock);
+    return fd;
+}
+
+struct node *tree_made(struct child *child, struct fuse_attr *attributes)
+{
+    struct directory *directory = child->directory;
+    uint64_t number = 0;
+    int fd = tree_upper(directory);
+    child->source = IN_UPPER;
+    child->kind = PLAIN;
+    child->fresh = 1;
+    pthread_mutex_unlock(&table_lock);
+    int result = layers_stat(layers_upper(), fd, child->name, child->type, &number, attributes);
+    pthread_mutex_lock(&table_lock);
+    if (result != 0 || child->gone || child->kind != PLAIN)
+        return NULL;
+    return child->node != NULL ? child->node : add_plain(child, number, attributes);
+}

@@ -1,0 +1,65 @@
+/*
+ * The tree as the plane knows it: directories read from their layers, and the plain nodes in them.
+ *
+ * Functions that take a child or a node are called under the table's lock. Where it is said, they
+ * give the lock up meanwhile: then the child's directory has to be busy, so that it stays.
+ */
+#ifndef UNIONFS_TREE_H
+#define UNIONFS_TREE_H
+
+#include "layers.h"
+
+/* The directory NUMBER, if the names in it are known. */
+struct directory *tree_directory(uint64_t number);
+
+/*
+ * A directory that consists of SOURCES and of UPPER_FD (-1 if the upper does not have it), all of its
+ * names read, and busy. They become its own, also if this fails: NULL with errno. Called without the
+ * lock.
+ */
+struct directory *tree_read(struct source *sources, size_t count, int upper_fd);
+
+/* Let node NUMBER, a new one if there is none, have DIRECTORY. Answers 0, or an errno. */
+int tree_install(struct directory *directory, uint64_t number, struct node **node);
+
+/*
+ * Whether all names in directory NUMBER are known, or can be now. Where not, Python has to answer:
+ * it knows the rule, or the error. Called without the lock.
+ */
+bool tree_knows(uint64_t number);
+
+/*
+ * Descriptors of what a directory consists of: its sources, and at last the upper; -1 for those
+ * that are not open yet.
+ */
+#define TREE_DESCRIPTORS(directory) ((directory)->source_count + 1)
+void tree_close(const struct directory *directory, const int *fds);
+
+/* The upper's descriptor of DIRECTORY, which stays the directory's; -1 if it is not at hand. */
+int tree_upper(struct directory *directory);
+
+/*
+ * The node of CHILD, made now if need be, with its attributes as they are now; NULL if Python has to
+ * answer for it. FDS are of its directory. Gives the lock up meanwhile.
+ */
+struct node *tree_look(struct child *child, int *fds, struct fuse_attr *attributes);
+
+/*
+ * The attributes of node NUMBER; answers 0, an errno, or -1 if Python has to answer. Called without
+ * the lock.
+ */
+int tree_attributes(uint64_t number, struct fuse_attr *attributes);
+
+/*
+ * A descriptor of plain node NUMBER of the upper, opened with FLAGS (O_PATH, or as a regular file);
+ * -1 if Python has to do that. Called without the lock.
+ */
+int tree_open_upper(uint64_t number, int flags);
+
+/*
+ * CHILD was made in the upper: the node of it, with its attributes. NULL if that can't be, so that
+ * Python has to answer for it. Gives the lock up meanwhile.
+ */
+struct node *tree_made(struct child *child, struct fuse_attr *attributes);
+
+#endif
