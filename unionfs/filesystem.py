@@ -8,7 +8,6 @@ names is changed; what it has checked is not checked again.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
@@ -24,7 +23,7 @@ from unionfs.layers import markers, places
 from unionfs.layers.base import Layer
 from unionfs.layers.markers import Dialects
 from unionfs.layers.places import Place
-from unionfs.mirror import Mirror, MirroredError, NoMirror
+from unionfs.mirror import PIN, Mirror, MirroredError, NoMirror
 from unionfs.model import NAME_MAX, Caller
 from unionfs.nodes import Node, OpenDirectory, OpenFile
 from unionfs.tree import Status, Tree, open_source
@@ -118,8 +117,11 @@ class Filesystem:
         return self._known(self._tree.lookup(directory, name))
 
     def forget(self, number: int, count: int) -> None:
-        """The kernel gives up *count* references."""
-        self._tree.forget(self._node(number), count)
+        """The kernel gives up *count* references, or with PIN the mirror its own."""
+        if count == PIN:
+            self._tree.forget(self._nodes[number], 1)
+        elif not self._mirror.forget(number, count):
+            self._tree.forget(self._nodes[number], count)
 
     def create(
         self, parent: int, name: bytes, mode: int, flags: int, caller: Caller
@@ -572,14 +574,12 @@ class Filesystem:
         """The node of a number that only the mirror knows as yet."""
         place = self._mirror.where(number)
         if place is None:
-            if node := self._tree.adopt_removed(number):
-                return node
+            node = self._tree.adopt_removed(number)
         else:
-            with contextlib.suppress(FileNotFoundError):
-                node = self._tree.lookup(self._node(place[0]), place[1])
-                if node.number == number:
-                    return node
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            node = self._tree.adopt(number, self._node(place.parent), place)
+        if node is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return node
 
     def _known(self, node: Node) -> Node:
         if not self._mirror.refer(node):

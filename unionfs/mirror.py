@@ -7,17 +7,34 @@ here until something is done to one. docs/dataplane.md has the rules that keep b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from unionfs.layers.base import Layer
-    from unionfs.model import Attributes
+    from unionfs.model import Attributes, Entry
     from unionfs.nodes import Node
+
+
+PIN: Final = 1 << 63
+"""So many references are given up at once for the one that a mirror had itself."""
 
 
 class MirroredError(Exception):
     """The mirror can answer this now; it has to be asked again."""
+
+
+class Whereabouts(NamedTuple):
+    """Where a plain node is: a name in the directory *parent*, found in the layer at *position*.
+
+    mode: its type and permissions. entry: makes its entry, as it was found, of the directory's.
+    """
+
+    parent: int
+    name: bytes
+    position: int
+    mode: int
+    entry: Callable[[Entry], Entry]
 
 
 class Adopted(NamedTuple):
@@ -82,8 +99,12 @@ class Mirror(Protocol):
         """The kernel gets a reference; answers whether the mirror counts it."""
         ...
 
-    def where(self, number: int) -> tuple[int, bytes] | None:
-        """The directory and the name of a plain node; None if it is not one."""
+    def forget(self, number: int, count: int) -> bool:
+        """The kernel gives up references; answers whether the mirror counts them."""
+        ...
+
+    def where(self, number: int) -> Whereabouts | None:
+        """Where a plain node is; None if the number is no plain node's."""
         ...
 
     def adopt(self, number: int) -> Adopted:
@@ -125,7 +146,11 @@ class NoMirror:
         """No."""
         return False
 
-    def where(self, number: int) -> tuple[int, bytes] | None:
+    def forget(self, number: int, count: int) -> bool:
+        """No."""
+        return False
+
+    def where(self, number: int) -> Whereabouts | None:
         """Nowhere."""
         return None
 

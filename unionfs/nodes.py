@@ -20,7 +20,7 @@ from unionfs.model import Attributes
 ROOT_NUMBER: Final = 1
 """FUSE_ROOT_ID: the kernel never looks the root up, so its number is given."""
 
-_INODE_BITS: Final = 48
+INODE_BITS: Final = 48
 _SPACES_MAX: Final = 1 << 14  # so that no number has the 62nd bit alone
 _HASHED: Final = 1 << 63
 _NUMBER_MAX: Final = (1 << 64) - 1
@@ -62,9 +62,9 @@ class Numbering:
         """The number for an inode."""
         domain, device, inode = identity
         space = self._spaces.get((domain, device), _SPACES_MAX)
-        if space >= _SPACES_MAX or inode >> _INODE_BITS:
+        if space >= _SPACES_MAX or inode >> INODE_BITS:
             return _HASHED | xxhash.xxh3_64_intdigest(b"%d:%d:%d" % identity)
-        number = space << _INODE_BITS | inode
+        number = space << INODE_BITS | inode
         return number if number > ROOT_NUMBER else _HASHED | number
 
     def space(self, position: int, layer: Layer) -> int | None:

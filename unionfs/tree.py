@@ -11,6 +11,7 @@ import errno
 import functools
 import logging
 import os
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from unionfs.layers import markers, places
 from unionfs.layers.base import Layer
 from unionfs.layers.places import Place
 from unionfs.merge import Source
-from unionfs.mirror import Mirror
+from unionfs.mirror import Mirror, Whereabouts
 from unionfs.model import Attributes, Entry
 from unionfs.nodes import ROOT_NUMBER, Node, Nodes, Numbering
 from unionfs.upper import Upper
@@ -237,6 +238,36 @@ class Tree:
             node.children, node.listed = {}, True
         self.nodes.add(node)
         self.nodes.add_name(node, parent, name, below=None)
+        return node
+
+    def adopt(self, number: int, parent: Node, place: Whereabouts) -> Node | None:
+        """The node of a number that only the mirror knows; None if it is another one now."""
+        if parent.children is None:
+            parent.children = {}
+        known = parent.children.get(place.name)
+        if not isinstance(known, Node):
+            if stat.S_ISDIR(place.mode):
+                sources = merge.resolve(self._layers, parent.stack, place.name, place.position)
+                if not sources:
+                    return None
+                known = self._discover(parent, place.name, sources)
+            else:
+                known = self._adopt_file(number, parent, place)
+        return known if known.number == number else None
+
+    def _adopt_file(self, number: int, parent: Node, place: Whereabouts) -> Node:
+        """It is as the mirror has found it: a layer that changed meanwhile must not deceive us."""
+        directory = next(source for source in parent.stack if source.position == place.position)
+        source = directory._replace(entry=place.entry(directory.entry))
+        in_upper = source.position == self._upper_position
+        attributes = source.entry.attributes
+        identity = self._numbering.identity(source.position, attributes)
+        upper, lower = (source, ()) if in_upper else (None, (source,))
+        node = Node(number, identity, attributes.st_mode, upper, lower)
+        if in_upper:
+            node.content = source
+        self.nodes.add(node)
+        self.nodes.add_name(node, parent, place.name, None if in_upper else source.position)
         return node
 
     def adopt_removed(self, number: int) -> Node | None:

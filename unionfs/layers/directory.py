@@ -233,6 +233,10 @@ class DirectoryLayer:
         if (now.st_dev, now.st_ino) != (then.st_dev, then.st_ino):
             raise OSError(errno.ESTALE, _CHANGED, self._path_of(entry.handle)) from cause
 
+    def known_entry(self, directory: Entry, name: bytes, attributes: Attributes) -> Entry:
+        """The entry of what is no directory, and was found with *attributes* before."""
+        return Entry(attributes, Place(directory.handle, name))
+
     def path_to_read(self, directory: Entry) -> bytes | None:
         """The path of a directory below the root, if its listing says all; ``.`` for the root.
 

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +32,7 @@ enum { PENDING_BUCKETS = 256 };
 static int kernel_fd = -1;
 static int ready_fd = -1;
 static size_t request_most;
+static atomic_int serving; /* threads */
 static bool showing;
 static bool keeping_listings;
 
@@ -105,13 +107,16 @@ static void enqueue(struct message *message)
     pthread_mutex_unlock(&queue_lock);
 }
 
+/* A count of references that no kernel gives up. As unionfs/mirror.py has it. */
+#define PIN (UINT64_C(1) << 63)
+
 /* A directory that the plane has dropped: Python gets its reference back. */
 void table_unpin(uint64_t number)
 {
     struct {
         struct fuse_in_header header;
         struct fuse_forget_in body;
-    } forget = {{.len = sizeof(forget), .opcode = FUSE_FORGET, .nodeid = number}, {.nlookup = 1}};
+    } forget = {{.len = sizeof(forget), .opcode = FUSE_FORGET, .nodeid = number}, {.nlookup = PIN}};
     struct message *message = malloc(sizeof(*message) + sizeof(forget));
     if (message == NULL)
         return; /* Python keeps it a little longer than needed: until the mount ends */
@@ -313,7 +318,8 @@ static void show(const struct fuse_in_header *header)
             (unsigned long long)header->nodeid, header->len, header->pid);
 }
 
-static void handle(char *bytes, size_t size, struct scratch *scratch)
+/* AGAIN: Python had it already. */
+static void handle(char *bytes, size_t size, struct scratch *scratch, bool again)
 {
     const struct fuse_in_header *header = (const struct fuse_in_header *)bytes;
     if (size < sizeof(*header) || header->len != size)
@@ -326,7 +332,7 @@ static void handle(char *bytes, size_t size, struct scratch *scratch)
         verdict = changes_handle(&request);
     if (verdict == FORWARD)
         forward(&request);
-    else if (showing)
+    else if (showing && !again)
         show(header);
 }
 
@@ -359,7 +365,7 @@ ssize_t channel_write(int fd, struct iovec *parts, int count, void *data)
         scratch.size = scratch.memory == NULL ? 0 : request_most;
     }
     if (pending != NULL && header->error == -AGAIN) {
-        handle((char *)&pending->header, pending->size, &scratch);
+        handle((char *)&pending->header, pending->size, &scratch, true);
         written = size_of(parts, count);
     } else if (pending != NULL && header->error == 0 && opens(pending->header.opcode)) {
         written = write_opened(pending, parts, count);
@@ -379,13 +385,14 @@ static void *serve(void *argument)
     while (bytes != NULL && scratch.memory != NULL) {
         ssize_t size = read(kernel_fd, bytes, request_most);
         if (size > 0)
-            handle(bytes, (size_t)size, &scratch);
+            handle(bytes, (size_t)size, &scratch, false);
         else if (size == 0 || (errno != EINTR && errno != EAGAIN && errno != ENOENT))
             break; /* ENODEV: unmounted. ECONNABORTED: see fusectl. */
     }
     free(scratch.memory);
     free(bytes);
-    end_queue();
+    if (atomic_fetch_sub(&serving, 1) == 1)
+        end_queue();
     return NULL;
 }
 
@@ -405,9 +412,12 @@ int channel_start(int kernel, int threads, size_t most, bool debug)
     int error = 0;
     while (started < threads) {
         pthread_t thread;
+        atomic_fetch_add(&serving, 1);
         error = pthread_create(&thread, NULL, serve, NULL);
-        if (error != 0)
+        if (error != 0) {
+            atomic_fetch_sub(&serving, 1);
             break;
+        }
         pthread_detach(thread);
         started++;
     }

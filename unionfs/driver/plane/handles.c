@@ -11,21 +11,20 @@
 
 /*
  * A file may be open in one of two ways at a time: through the kernel's page cache, or passed
- * through to one backing file (fs/fuse/iomode.c). So how a file is opened depends on how it is open
- * already, and only the first opening decides.
+ * through to one backing file, which can't be changed while it is open anywhere (fs/fuse/iomode.c).
+ * So how a file is opened depends on how it is open already, and only the first opening decides; and
+ * a lower file that may be copied up is never passed through.
  *
  * The kernel closes before it sends RELEASE. What counts here as open may be closed already, never
  * the other way round, so that what is answered is always allowed.
  */
-enum mode { CLOSED, CACHED, PASSED, DIRECT };
+enum mode { CLOSED, CACHED, PASSED };
 
 /* An inode that is open, by the number of its node. */
 struct inode {
     struct inode *next;
     uint64_t node;
-    dev_t device;     /* of the file that is passed through, with its inode number */
-    ino_t number;
-    int32_t backing;  /* its id */
+    int32_t backing;  /* the id of the file that is passed through */
     unsigned cached;  /* how many handles are open in each way */
     unsigned passed;
     unsigned writers; /* how many can be written, and are not passed through */
@@ -51,9 +50,10 @@ static struct inode *inodes[INODE_BUCKETS];
 static bool passing[2], passed_any[2];
 static int64_t pass_lower_from;
 
-void handles_configure(bool passthrough, int64_t lower_from)
+void handles_configure(bool upper, bool lower, int64_t lower_from)
 {
-    passing[false] = passing[true] = passthrough;
+    passing[true] = upper;
+    passing[false] = lower;
     pass_lower_from = lower_from;
 }
 
@@ -150,35 +150,34 @@ static void close_backing(int32_t id)
     ioctl(channel_device(), FUSE_DEV_IOC_BACKING_CLOSE, &argument);
 }
 
-/* How a handle of FILE is to be opened; what it shares with others open at the time is INODE. */
-static enum mode choose(struct inode *inode, const struct handle *handle, int fd,
-                        const struct stat *file)
+/* How a handle is to be opened; what it shares with others open at the time is INODE. */
+static enum mode choose(struct inode *inode, const struct handle *handle, int fd)
 {
+    struct stat file;
     if (inode->cached > 0)
         return CACHED;
     if (inode->passed > 0)
-        /* One that was opened below, before the copy-up, goes on with what it has. */
-        return inode->device == file->st_dev && inode->number == file->st_ino ? PASSED : DIRECT;
-    if (!passing[handle->upper] || (!handle->upper && file->st_size < pass_lower_from))
+        return PASSED;
+    if (!passing[handle->upper])
+        return CACHED;
+    if (!handle->upper && (fstat(fd, &file) != 0 || file.st_size < pass_lower_from))
         return CACHED;
     inode->backing = open_backing(fd, handle->upper);
-    if (inode->backing < 0)
-        return CACHED;
-    inode->device = file->st_dev;
-    inode->number = file->st_ino;
-    return PASSED;
+    return inode->backing < 0 ? CACHED : PASSED;
 }
 
 void handles_opened(uint64_t node, uint32_t flags, struct open_reply *reply)
 {
-    struct stat file;
     int fd = (int)reply->fh;
     pthread_mutex_lock(&lock);
-    if (reply->fh >= handle_count || fstat(fd, &file) != 0)
+    if (reply->fh >= handle_count)
         goto unlock;
     struct handle *handle = &handles[fd];
     struct inode **slot = inode_slot(node);
     struct inode *inode = *slot;
+    handle->node = node;
+    handle->writable = (flags & O_ACCMODE) != O_RDONLY;
+    handle->mode = CACHED;
     if (inode == NULL) {
         inode = calloc(1, sizeof(*inode));
         if (inode == NULL)
@@ -187,22 +186,15 @@ void handles_opened(uint64_t node, uint32_t flags, struct open_reply *reply)
         *slot = inode;
     }
     bool first = inode->cached == 0 && inode->passed == 0;
-    handle->node = node;
-    handle->writable = (flags & O_ACCMODE) != O_RDONLY;
-    handle->mode = choose(inode, handle, fd, &file);
+    handle->mode = choose(inode, handle, fd);
     if (handle->writable && handle->mode != PASSED)
         inode->writers++;
-    switch (handle->mode) {
-    case PASSED:
+    if (handle->mode == PASSED) {
         inode->passed++;
         /* Of the other flags the kernel allows none beside it. */
         reply->open_flags = FOPEN_PASSTHROUGH;
         reply->backing_id = inode->backing;
-        break;
-    case DIRECT:
-        reply->open_flags = FOPEN_DIRECT_IO;
-        break;
-    default:
+    } else {
         inode->cached++;
         /* While it was passed through, what was written did not go through the cache. */
         if (first && handle->upper && passed_any[true])

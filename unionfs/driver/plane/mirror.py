@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Sequence
+from functools import partial
+from types import SimpleNamespace
 from typing import Final
 
 from unionfs import syscalls
@@ -12,9 +14,9 @@ from unionfs.driver.plane import _plane
 from unionfs.layers import places
 from unionfs.layers.base import Layer
 from unionfs.layers.directory import DirectoryLayer
-from unionfs.mirror import Adopted
-from unionfs.model import Attributes
-from unionfs.nodes import Node
+from unionfs.mirror import Adopted, Whereabouts
+from unionfs.model import Attributes, PackedAttributes
+from unionfs.nodes import INODE_BITS, Node
 
 # struct fuse_attr of include/uapi/linux/fuse.h.
 _ATTRIBUTES: Final = struct.Struct("=QQQQQQIIIIIIIIII")
@@ -132,10 +134,53 @@ class PlaneMirror:
         """Count a reference to a directory that the plane knows."""
         return node.is_directory and _plane.refer(node.number)
 
-    def where(self, number: int) -> tuple[int, bytes] | None:
+    def forget(self, number: int, count: int) -> bool:
+        """Give up references to what the plane knows by now."""
+        return _plane.forget(number, count)
+
+    def where(self, number: int) -> Whereabouts | None:
         """Where a plain node is."""
-        return _plane.where(number)
+        found = _plane.where(number)
+        if found is None:
+            return None
+        parent, name, position, attributes = found
+        known = self._attributes(position, attributes)
+        entry = partial(self._layers[position].known_entry, name=name, attributes=known)
+        return Whereabouts(parent, name, position, known.st_mode, entry)
+
+    def _attributes(self, position: int, packed: bytes) -> Attributes:
+        """Attributes as the layer gave them, which the plane made *packed* of."""
+        (number, size, blocks, *seconds, mode, links, uid, gid, device, blksize, _) = (
+            _ATTRIBUTES.unpack(packed)
+        )
+        times, rests = seconds[:3], seconds[3:]
+        return PackedAttributes(
+            SimpleNamespace(
+                st_mode=mode,
+                st_nlink=links,
+                st_uid=uid,
+                st_gid=gid,
+                st_ino=number & (1 << INODE_BITS) - 1,
+                st_dev=self._layers[position].lineage[0][0],
+                st_rdev=_device(device),
+                st_size=size,
+                st_blksize=blksize,
+                st_blocks=blocks,
+                st_atime_ns=_signed(times[0]) * _SECOND + rests[0],
+                st_mtime_ns=_signed(times[1]) * _SECOND + rests[1],
+                st_ctime_ns=_signed(times[2]) * _SECOND + rests[2],
+            )
+        )
 
     def adopt(self, number: int) -> Adopted:
         """Take a plain node over."""
         return Adopted(*_plane.adopt(number))
+
+
+def _signed(seconds: int) -> int:
+    return seconds - (1 << 64) if seconds >> 63 else seconds
+
+
+def _device(wire: int) -> int:
+    """The kernel's new_decode_dev."""
+    return os.makedev((wire & 0xFFF00) >> 8, (wire & 0xFF) | (wire >> 12 & 0xFFF00))

@@ -79,8 +79,9 @@ PyDoc_STRVAR(start_doc,
              "start(kernel, descriptor, threads, most, debug, passthrough, lower_from, constant,\n"
              "sync)\n\n"
              "Serve KERNEL, a descriptor of /dev/fuse, and let libfuse have DESCRIPTOR, which\n"
-             "becomes another file. Requests are at most MOST bytes long. Lower files of at\n"
-             "least LOWER_FROM bytes are passed through. CONSTANT: nothing in the mount changes.\n"
+             "becomes another file. Requests are at most MOST bytes long. PASSTHROUGH:\n"
+             "files of the upper are passed through, and, if nothing in the mount changes (CONSTANT),\n"
+             "lower files of at least LOWER_FROM bytes.\n"
              "SYNC: fsync(2) has an effect. Raises OSError.");
 
 static PyObject *start(PyObject *module, PyObject *arguments)
@@ -92,7 +93,7 @@ static PyObject *start(PyObject *module, PyObject *arguments)
     if (!PyArg_ParseTuple(arguments, "iiinppLpp", &kernel, &descriptor, &threads, &most, &debug,
                           &passthrough, &lower_from, &constant, &sync))
         return NULL;
-    handles_configure(passthrough, lower_from);
+    handles_configure(passthrough, passthrough && constant, lower_from);
     channel_keep_listings(constant);
     changes_configure(sync);
     int ready = channel_start(kernel, threads, (size_t)most, debug);
@@ -321,24 +322,35 @@ static PyObject *refer(PyObject *module, PyObject *argument)
     return PyBool_FromLong(names_refer(number));
 }
 
-PyDoc_STRVAR(where_doc, "where(number)\n\n"
-                        "The number of the directory, and the name, that a plain node has; or None.");
+PyDoc_STRVAR(where_doc,
+             "where(number)\n\n"
+             "Of a plain node: the number of the directory that it is in, its name, the position of\n"
+             "the layer, and its attributes (struct fuse_attr) as they are known; or None.");
 
 static PyObject *where(PyObject *module, PyObject *argument)
 {
     (void)module;
-    uint64_t parent;
-    size_t length;
+    struct whereabouts found;
     unsigned long long number = PyLong_AsUnsignedLongLong(argument);
     if (PyErr_Occurred())
         return NULL;
-    char *name = names_where(number, &parent, &length);
-    if (name == NULL)
+    if (!names_where(number, &found))
         Py_RETURN_NONE;
-    PyObject *result =
-        Py_BuildValue("Ky#", (unsigned long long)parent, name, (Py_ssize_t)length);
-    free(name);
-    return result;
+    return Py_BuildValue("Ky#iy#", (unsigned long long)found.parent, found.name,
+                         (Py_ssize_t)found.length, found.layer, (const char *)&found.attributes,
+                         (Py_ssize_t)sizeof(found.attributes));
+}
+
+PyDoc_STRVAR(forget_doc, "forget(number, count) -> bool\n\n"
+                         "The kernel gives up references that are counted here.");
+
+static PyObject *forget(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    unsigned long long number, count;
+    if (!PyArg_ParseTuple(arguments, "KK", &number, &count))
+        return NULL;
+    return PyBool_FromLong(names_forget(number, count));
 }
 
 static void append_descriptor(int fd, bool writable, void *list)
@@ -383,6 +395,7 @@ static PyMethodDef methods[] = {
     {"refer", refer, METH_O, refer_doc},
     {"where", where, METH_O, where_doc},
     {"adopt", adopt, METH_O, adopt_doc},
+    {"forget", forget, METH_VARARGS, forget_doc},
     {NULL, NULL, 0, NULL},
 };
 

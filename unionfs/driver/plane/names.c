@@ -190,18 +190,25 @@ static struct node *settled_node(uint64_t number)
     return node;
 }
 
-char *names_where(uint64_t number, uint64_t *parent, size_t *length)
+bool names_where(uint64_t number, struct whereabouts *found)
 {
-    char *name = NULL;
     pthread_mutex_lock(&table_lock);
-    struct node *node = settled_node(number);
-    if (node != NULL && !node->pinned && node->child != NULL) {
-        *parent = node->child->directory->node->number;
-        *length = node->child->length;
-        name = strndup(node->child->name, *length);
+    const struct node *node = settled_node(number);
+    const struct child *child = node == NULL || node->pinned ? NULL : node->child;
+    bool known = child != NULL && child->directory->node != NULL;
+    if (known) {
+        const struct directory *directory = child->directory;
+        *found = (struct whereabouts){
+            .parent = directory->node->number,
+            .length = child->length,
+            .layer = child->source == IN_UPPER ? layers_upper()
+                                               : directory->sources[child->source].layer,
+            .attributes = node->attributes,
+        };
+        memcpy(found->name, child->name, child->length);
     }
     pthread_mutex_unlock(&table_lock);
-    return name;
+    return known;
 }
 
 uint64_t names_adopt(uint64_t number, handles_taker *take, void *data, int *fd)
@@ -314,16 +321,18 @@ static int open_plain(uint64_t number)
     return fd;
 }
 
-/* The first time that a file is opened, the kernel gets its content before it asks for it. */
-static void store_content(struct node *node, int fd, struct scratch *scratch)
+/*
+ * The first time that a lower file is opened, the kernel gets its content before it asks for it.
+ * Answers how many bytes of it are in SCRATCH now.
+ */
+static size_t read_first(uint64_t number, int fd, struct scratch *scratch)
 {
-    uint64_t size = node->attributes.size;
-    if (node->stored || size == 0 || size > STORED_MOST || size > scratch->size)
-        return;
-    node->stored = true;
-    ssize_t got = pread(fd, scratch->memory, size, 0);
-    if (got > 0)
-        notify_store(node->number, scratch->memory, (size_t)got);
+    pthread_mutex_lock(&table_lock);
+    const struct node *node = table_find(number);
+    size_t size = node == NULL || node->stored ? 0 : node->attributes.size;
+    pthread_mutex_unlock(&table_lock);
+    ssize_t got = size == 0 || size > STORED_MOST ? 0 : pread(fd, scratch->memory, size, 0);
+    return got < 0 ? 0 : (size_t)got;
 }
 
 /* A descriptor of lower file NUMBER, -1 if Python has to open it. */
@@ -358,6 +367,7 @@ static enum verdict open_file(const struct request *request, struct scratch *scr
     if (fd < 0)
         return FORWARD;
     struct open_reply reply = {.fh = (uint64_t)fd, .open_flags = FOPEN_KEEP_CACHE};
+    size_t content = upper ? 0 : read_first(number, fd, scratch);
     pthread_mutex_lock(&table_lock);
     struct node *node = table_find(number);
     /* Python may have adopted it meanwhile. */
@@ -366,8 +376,10 @@ static enum verdict open_file(const struct request *request, struct scratch *scr
     if (plain) {
         handles_opened(number, in->flags, &reply);
         /* Under the lock, since nobody can change a file that is not adopted. */
-        if (!upper && !(reply.open_flags & (FOPEN_PASSTHROUGH | FOPEN_DIRECT_IO)))
-            store_content(node, fd, scratch);
+        if (content > 0 && !node->stored && !(reply.open_flags & FOPEN_PASSTHROUGH)) {
+            node->stored = true;
+            notify_store(number, scratch->memory, content);
+        }
     }
     pthread_mutex_unlock(&table_lock);
     if (!plain) {
@@ -570,13 +582,18 @@ static bool forget(uint64_t number, uint64_t count)
     return true;
 }
 
+bool names_forget(uint64_t number, uint64_t count)
+{
+    pthread_mutex_lock(&table_lock);
+    bool known = forget(number, count);
+    pthread_mutex_unlock(&table_lock);
+    return known;
+}
+
 static enum verdict forget_one(const struct request *request)
 {
     const struct fuse_forget_in *in = BODY(request, struct fuse_forget_in);
-    pthread_mutex_lock(&table_lock);
-    bool known = in != NULL && forget(request->header->nodeid, in->nlookup);
-    pthread_mutex_unlock(&table_lock);
-    return known ? ANSWERED : FORWARD;
+    return in == NULL || names_forget(request->header->nodeid, in->nlookup) ? ANSWERED : FORWARD;
 }
 
 /* What is left in the request is for Python. */

@@ -6,6 +6,8 @@
 #define UNIONFS_NAMES_H
 
 #include "tree.h"
+#include <limits.h>
+
 #include "plane.h"
 
 /* Seconds: the tree changes only through the mount. As unionfs/driver/caching.py has it. */
@@ -62,11 +64,20 @@ void names_raised(uint64_t number, int upper_fd);
 /* One more reference to NUMBER of the kernel; answers whether it is counted here. */
 bool names_refer(uint64_t number);
 
-/*
- * Where plain node NUMBER is: the directory, and a name of *LENGTH to be freed. NULL if nothing
- * plain has that number.
- */
-char *names_where(uint64_t number, uint64_t *parent, size_t *length);
+/* Where a plain node is, and what is known of it. */
+struct whereabouts {
+    uint64_t parent;
+    size_t length;
+    char name[NAME_MAX + 1];
+    int layer;
+    struct fuse_attr attributes;
+};
+
+/* Answers whether NUMBER is a plain node that has a name. */
+bool names_where(uint64_t number, struct whereabouts *found);
+
+/* The kernel gives up COUNT references to NUMBER; answers whether they are counted here. */
+bool names_forget(uint64_t number, uint64_t count);
 
 /*
  * Plain node NUMBER is Python's from now on. Answers the kernel's references to it, 0 if there is

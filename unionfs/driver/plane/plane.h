@@ -61,8 +61,8 @@ struct scratch {
  */
 int handles_offer(int fd, bool upper);
 
-/* Whether files may be passed through at all, and lower ones from which size on. */
-void handles_configure(bool passthrough, int64_t lower_from);
+/* Whether files of the upper are passed through, and lower ones, these from which size on. */
+void handles_configure(bool upper, bool lower, int64_t lower_from);
 
 /* FD is a handle of the plane's own, on a file of the UPPER or below. Returns 0, or -1 with errno. */
 int handles_open(int fd, uint64_t node, bool upper);

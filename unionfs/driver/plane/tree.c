@@ -93,7 +93,7 @@ static bool add_further(struct child *child, size_t source, uint8_t type)
 static bool add_found(struct directory *directory, size_t source, const struct found *found)
 {
     if (found->length > NAME_MAX)
-        return false;
+        return true; /* nobody can look it up */
     struct child *child = table_child(directory, found->name, found->length);
     if (child != NULL)
         return add_further(child, source, found->type);
@@ -314,9 +314,7 @@ static int examine(const struct child *child, int *fds, uint64_t *number,
     int layer = layer_of(directory, child->source);
     int result = layers_stat(layer, fd, child->name, child->type, number, attributes);
     if (result == 0 && !is_unmarked(child, fds)) {
-        /* A number that is noted in the mark is for Python to read. */
-        if (child->source == IN_UPPER)
-            *number = 0;
+        *number = 0; /* it may depend on the mark */
         return 1;
     }
     if (result != 0 || child->more == 0)
@@ -339,11 +337,11 @@ static struct node *add_plain(struct child *child, uint64_t number,
                               const struct fuse_attr *attributes)
 {
     struct node *node = table_find(number) == NULL ? table_add(number) : NULL;
-    child->number = number;
     if (node == NULL) {
-        child->kind = ASK;
+        child->kind = ASK; /* Python finds another number */
         return NULL;
     }
+    child->number = number;
     node->is_directory = child->type == DT_DIR;
     node->upper = child->source == IN_UPPER;
     node->attributes = *attributes;
