@@ -155,13 +155,22 @@ def copy_content(source_fd: int, target_fd: int, size: int) -> None:
 
     Raises OSError; ESTALE if the source ends before.
     """
-    if size == os.fstat(source_fd).st_size and _clone(source_fd, target_fd):
+    if not size:
         return
-    os.ftruncate(target_fd, size)
-    for start, end in _data(source_fd, size):
-        _copy_range(source_fd, target_fd, start, end)
-    if os.fstat(source_fd).st_size < size:
-        # What is missing at the end looks like a hole.
+    if _clone(source_fd, target_fd):
+        # Shared blocks cost nothing, so that those beyond the end may come along.
+        copied = os.fstat(target_fd).st_size
+        if copied > size:
+            os.ftruncate(target_fd, size)
+    else:
+        copied = 0
+        for start, copied in _data(source_fd, size):
+            _copy_range(source_fd, target_fd, start, copied)
+        if copied < size:
+            os.ftruncate(target_fd, size)
+            # What is missing at the end looks like a hole.
+            copied = os.fstat(source_fd).st_size
+    if copied < size:
         raise OSError(errno.ESTALE, _CHANGED)
 
 
