@@ -45,6 +45,9 @@ mount options (-o, separated by commas; a backslash protects a comma):
                                         is the default for root)
   userxattr                             marks are user.overlay.*, which anybody can set on files
                                         of theirs (always so without privileges)
+  metacopy=on, metacopy=off             a change of attributes or names leaves a file's content in
+                                        its layer, or does not (default: as the kernel's
+                                        overlayfs has it here)
   volatile                              sync nothing; after a crash the upper is not to be used
   allow_other, allow_root               who besides you may use it (root's mounts: everyone)
   uidmapping=STORED:SHOWN:LENGTH[:...], gidmapping=...

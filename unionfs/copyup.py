@@ -1,6 +1,7 @@
 """Copy-up: building, in the upper's scratch directory, the copy of what a lower layer has.
 
-The copy is complete, and on disk, before it gets its name; the order is: content, owner,
+The copy is complete, and on disk, before it gets its name; the order is: content (or, for a
+metacopy, a hole of its size), owner,
 attributes, mode, times, sync, and then (:meth:`unionfs.upper.Upper.publish`) the rename.
 Mode comes after owner, for a change of owner clears set-user-ID and capabilities.
 """
@@ -72,20 +73,25 @@ def index_key(source: Source, origin: bytes | None) -> bytes:
 
 
 def copy_regular(
-    upper: Upper, name: bytes, content_fd: int, size: int, wanted: Plan
+    upper: Upper, name: bytes, content_fd: int | None, size: int, wanted: Plan
 ) -> os.stat_result:
     """Build the copy of a regular file under the scratch *name*; answers its status.
 
-    size: bytes to copy; the copy ends there (a truncation that comes next needs no more).
+    content_fd: None for a metacopy, which has a hole for content. size: bytes to copy; the copy
+    ends there (a truncation that comes next needs no more).
     Uses descriptors only, so a worker thread may run it. Raises OSError, nothing left behind.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     target_fd = os.open(name, flags, 0o600, dir_fd=upper.scratch)
     try:
         try:
-            copy_content(content_fd, target_fd, size)
+            if content_fd is None:
+                os.ftruncate(target_fd, size)
+            else:
+                copy_content(content_fd, target_fd, size)
             _apply(target_fd, wanted)
-            if size and not upper.volatile:
+            # What has no content is in the journal as a whole, before the name.
+            if content_fd is not None and size and not upper.volatile:
                 os.fsync(target_fd)
             return os.fstat(target_fd)
         finally:
@@ -149,13 +155,22 @@ def copy_content(source_fd: int, target_fd: int, size: int) -> None:
 
     Raises OSError; ESTALE if the source ends before.
     """
-    if size == os.fstat(source_fd).st_size and _clone(source_fd, target_fd):
+    if not size:
         return
-    os.ftruncate(target_fd, size)
-    for start, end in _data(source_fd, size):
-        _copy_range(source_fd, target_fd, start, end)
-    if os.fstat(source_fd).st_size < size:
-        # What is missing at the end looks like a hole.
+    if _clone(source_fd, target_fd):
+        # Shared blocks cost nothing, so that those beyond the end may come along.
+        copied = os.fstat(target_fd).st_size
+        if copied > size:
+            os.ftruncate(target_fd, size)
+    else:
+        copied = 0
+        for start, copied in _data(source_fd, size):
+            _copy_range(source_fd, target_fd, start, copied)
+        if copied < size:
+            os.ftruncate(target_fd, size)
+            # What is missing at the end looks like a hole.
+            copied = os.fstat(source_fd).st_size
+    if copied < size:
         raise OSError(errno.ESTALE, _CHANGED)
 
 
@@ -211,7 +226,7 @@ def _apply(target: int | bytes, wanted: Plan) -> None:
         try:
             os.setxattr(target, name, value)
         except OSError as error:
-            if error.errno not in _NO_ATTRIBUTE_HERE:
+            if error.errno not in _NO_ATTRIBUTE_HERE or stat.S_ISREG(attributes.st_mode):
                 raise
     # As the mode, they may take the right to write, which a user needs for the others.
     _set_all(target, acls)

@@ -161,7 +161,9 @@ class Filesystem:
         """Give a node, not a directory, another name."""
         node = self._node(number)
         self._check_new_name(name)
-        await self._tree.copy_up(node)
+        await self._tree.copy_up(node, content=False)
+        if node.names:
+            await self._keep_data(node, _Spot(*node.names[0][:2]), by_path=True)
         directory, place = self._new_name(parent, name)
         if node.upper is None or node.removed:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
@@ -226,7 +228,7 @@ class Filesystem:
         tree, upper = self._tree, self._tree.upper
         if replaced is not None and replaced.is_directory and tree.children(replaced):
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
-        await self._ready_to_move(node, old)
+        await self._ready_to_move(node, old, new.parent)
         if replaced is not None:
             await tree.keep_links(replaced, *new)
         tree.raise_directory(new.parent)
@@ -254,8 +256,8 @@ class Filesystem:
             tree.release(replaced)
 
     async def _exchange(self, one: Node, old: _Spot, other: Node, new: _Spot) -> None:
-        await self._ready_to_move(one, old)
-        await self._ready_to_move(other, new)
+        await self._ready_to_move(one, old, new.parent)
+        await self._ready_to_move(other, new, old.parent)
         if one.is_directory:
             self._keep_content(one, old, new.parent)
         if other.is_directory:
@@ -268,12 +270,39 @@ class Filesystem:
         self._nodes.add_name(one, *new, below=None)
         self._nodes.add_name(other, *old, below=None)
 
-    async def _ready_to_move(self, node: Node, spot: _Spot) -> None:
-        """The upper has the node, under this very name."""
-        await self._tree.copy_up(node)
+    async def _ready_to_move(self, node: Node, spot: _Spot, target: Node) -> None:
+        """The upper has the node, under this very name, and it may get another in *target*."""
+        await self._tree.copy_up(node, content=False)
         await self._tree.keep_links(node, *spot)
-        if not node.is_directory and not node.has_name(*spot).in_upper:
+        if node.is_directory:
+            return
+        if not node.has_name(*spot).in_upper:
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        by_path = spot.parent is not target or node.index_key is not None
+        await self._keep_data(node, spot, by_path=by_path)
+
+    async def _keep_data(self, node: Node, spot: _Spot, *, by_path: bool) -> None:
+        """Before a file that is called *spot* is called otherwise: its content is found as it was.
+
+        A metacopy gets a redirect. by_path: the name alone would not do, since a name in another
+        directory is to lead there too (as overlayfs, ovl_need_absolute_redirect).
+        """
+        if self._tree.has_content(node):
+            return
+        assert node.upper is not None
+        entry, upper = node.upper.entry, self._tree.upper
+        before = upper.layer.metacopy(entry)
+        redirect = before or spot.name
+        if by_path and not redirect.startswith(b"/"):
+            redirect = _path_below(spot.parent, redirect)
+        if redirect == before:
+            return
+        try:
+            upper.set_mark(entry.handle, markers.REDIRECT, redirect)
+        except OSError as error:
+            if not _is_too_long(error, redirect):
+                raise
+            await self._tree.copy_up(node)
 
     def _keep_content(self, node: Node, old: _Spot, target: Node) -> None:
         """Before a directory is called otherwise: what shows through it stays the same.
@@ -297,11 +326,8 @@ class Filesystem:
         try:
             upper.set_mark(entry.handle, markers.REDIRECT, redirect)
         except OSError as error:
-            if (
-                error.errno in (errno.ENOSPC, errno.E2BIG, errno.ERANGE)
-                and len(redirect) > NAME_MAX
-            ):
-                # A path too long for an attribute; mv(1) copies instead.
+            if _is_too_long(error, redirect):
+                # mv(1) copies instead.
                 raise OSError(errno.EXDEV, os.strerror(errno.EXDEV)) from error
             raise
         entry.redirect = redirect
@@ -338,7 +364,7 @@ class Filesystem:
     async def setattr(self, number: int, changes: Changes, handle: int | None = None) -> Node:
         """Change attributes; handle: the open file it was asked through, if it was."""
         node = self._node(number)
-        await self._tree.copy_up(node, changes.size)
+        await self._tree.copy_up(node, changes.size, content=changes.size is not None)
         assert node.upper is not None
         place: Place = node.upper.entry.handle
         upper = self._tree.upper
@@ -414,7 +440,7 @@ class Filesystem:
         with a change of the access ACL, as with one of the mode (acl(5), posix_acl_update_mode).
         """
         node = self._changeable(number, name)
-        await self._tree.copy_up(node)
+        await self._tree.copy_up(node, content=False)
         assert node.upper is not None
         place: Place = node.upper.entry.handle
         places.setxattr(place, name, value)
@@ -434,7 +460,7 @@ class Filesystem:
                     # As everywhere, one that is not there is as good as removed (vfs_remove_acl).
                     return
                 raise
-        await self._tree.copy_up(node)
+        await self._tree.copy_up(node, content=False)
         assert node.upper is not None
         places.removexattr(node.upper.entry.handle, name)
 
@@ -487,9 +513,19 @@ class Filesystem:
     async def fsync(self, handle: int, datasync: bool) -> None:
         """Bring a file's content (datasync) and attributes to the disk."""
         file = self._nodes.open_files[handle]
-        if file.node.upper is not None and not self._tree.upper.volatile:
+        node = file.node
+        if node.upper is None or self._tree.upper.volatile:
+            return
+        if self._tree.has_content(node):
             sync = os.fdatasync if datasync else os.fsync
             await trio.to_thread.run_sync(sync, file.descriptor)
+        elif not datasync:
+            # The descriptor is of the file below, the attributes are of the metacopy.
+            descriptor = self._tree.open_upper(node, os.O_RDONLY)
+            try:
+                await trio.to_thread.run_sync(os.fsync, descriptor)
+            finally:
+                os.close(descriptor)
 
     def release(self, handle: int) -> None:
         """Close an open file."""
@@ -651,6 +687,11 @@ def _drop_privileges(descriptor: int) -> None:
     dropped = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
     if mode & dropped:
         os.fchmod(descriptor, mode & ~dropped)
+
+
+def _is_too_long(error: OSError, redirect: bytes) -> bool:
+    """Whether a redirect could not be set because the path is too long for an attribute."""
+    return error.errno in (errno.ENOSPC, errno.E2BIG, errno.ERANGE) and len(redirect) > NAME_MAX
 
 
 def _upper_place(directory: Node) -> Place:

@@ -155,6 +155,11 @@ class Node:
         return self.mode == stat.S_IFREG
 
     @property
+    def has_own_content(self) -> bool:
+        """Whether a regular file's content, once asked for, was found in the upper."""
+        return self.upper is not None and self.content is self.upper
+
+    @property
     def removed(self) -> bool:
         """Whether no name leads here any more."""
         return not self.names and self.number != ROOT_NUMBER

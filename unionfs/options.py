@@ -37,6 +37,7 @@ class Options:
     fsname: what mount tables show as the source.
     flags: those of ``ro dev suid noexec sync dirsync noatime allow_other allow_root volatile
         userxattr debug`` that are on.
+    metacopy: whether a change of attributes or names copies no content; None where nothing is said.
     owners: how owners show.
     driver: who answers.
     """
@@ -46,6 +47,7 @@ class Options:
     work: bytes | None = None
     fsname: bytes | None = None
     flags: frozenset[str] = frozenset()
+    metacopy: bool | None = None
     owners: Owners = field(default_factory=Owners)
     driver: Driver = Driver.AUTO
 
@@ -73,6 +75,8 @@ _SWITCHES: Final[Mapping[str, tuple[str, bool]]] = {
     "fsync=1": ("volatile", False),
     "userxattr": ("userxattr", True),
     "debug": ("debug", True),
+    "metacopy=on": ("metacopy", True),
+    "metacopy=off": ("metacopy", False),
 }
 
 # What always holds here, what only mount(8) and fstab(5) are meant by, and hints about times that
@@ -86,7 +90,7 @@ _ACCEPTED: Final = re.compile(
 _FIXED: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
     "redirect_dir": (("on",), "a renamed directory always leaves a redirect"),
     "index": (("on",), "hard links always stay one file"),
-    "metacopy": (("off",), "a changed file is always copied up whole"),
+    "metacopy": (("on", "off"), "files are copied up with their content or without"),
     "xino": (("on", "auto"), "inode numbers are always unique and constant"),
     "nfs_export": (("off",), "a union can't be exported by NFS"),
     "verity": (("off",), "digests of fs-verity aren't looked at"),
@@ -162,12 +166,14 @@ def parse(words: Iterable[str]) -> Options:
             _require_fixed(option, name, value)
     if lower:
         switches.setdefault("suid", True)
+    metacopy = _metacopy(switches)
     return Options(
         lower=tuple(lower),
         upper=paths.get("upperdir"),
         work=paths.get("workdir"),
         fsname=paths.get("fsname"),
         flags=frozenset(switch for switch, on in switches.items() if on),
+        metacopy=metacopy,
         owners=Owners(
             *(
                 Ids(values.get(mapping, ()), values.get(squash))
@@ -176,6 +182,14 @@ def parse(words: Iterable[str]) -> Options:
         ),
         driver=values.get("driver", Driver.AUTO),
     )
+
+
+def _metacopy(switches: dict[str, bool]) -> bool | None:
+    """Take the word on metacopy, if there was one, out of *switches*."""
+    asked = switches.pop("metacopy", None)
+    if asked and switches.get("userxattr"):
+        raise UsageError("-o metacopy=on,userxattr: anybody can set marks then, so one has to go")
+    return asked
 
 
 def _ranges(option: str, value: str) -> tuple[Range, ...]:

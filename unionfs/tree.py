@@ -30,6 +30,7 @@ from unionfs.nodes import ROOT_NUMBER, Node, Nodes, Numbering
 from unionfs.upper import Upper
 
 _log: Final = logging.getLogger(__name__)
+_METACOPY: Final = frozenset(markers.spellings(markers.METACOPY, markers.USER))
 
 
 class Status(NamedTuple):
@@ -177,14 +178,22 @@ class Tree:
         else:
             attributes = self.upper.layer.attributes(node.upper.entry.handle)
         blocks = attributes.st_blocks
-        if node.is_regular and blocks == 0 and attributes.st_size and node.content is not node.top:
-            # A file of holes, or a metacopy, whose blocks are those of its content. That this is
-            # missing is an error for who wants to read it, and must not look like a hole.
+        if self._may_be_metacopy(node, attributes):
+            # Its blocks are those of its content. That this is missing is an error for who wants to
+            # read it, and must not look like a hole.
             try:
                 blocks = self.content(node).entry.attributes.st_blocks
             except OSError:
                 blocks = -(-attributes.st_size // 512)
         return Status(attributes, self._links_of(node, attributes), blocks)
+
+    def _may_be_metacopy(self, node: Node, attributes: Attributes) -> bool:
+        """Whether a node's attributes and its content are perhaps of two files."""
+        if not node.is_regular or not attributes.st_size or node.content is node.top:
+            return False
+        # That of an upper file is known once it was looked up. A lower one is a file of holes
+        # otherwise, or has more attributes than its inode has room for.
+        return node.upper is not None or attributes.st_blocks == 0
 
     def _links_of(self, node: Node, attributes: Attributes) -> int:
         if node.index_key is not None:
@@ -200,12 +209,11 @@ class Tree:
     def content(self, node: Node) -> Source:
         """The source that holds the content of a regular file."""
         if node.content is None:
-            top = node.top
-            if node.names:
-                parent, name, _ = node.names[0]
-                node.content = merge.content(self._layers, parent.stack, name, top)
-            else:
-                node.content = top
+            # Without a name, only a path can tell where the content of a metacopy is.
+            parents, name = (
+                (node.names[0].parent.stack, node.names[0].name) if node.names else ((), b"")
+            )
+            node.content = merge.content(self._layers, parents, name, node.top)
         return node.content
 
     # Keeping and forgetting
@@ -311,19 +319,22 @@ class Tree:
 
     # Bringing to the upper
 
-    async def copy_up(self, node: Node, size: int | None = None) -> None:
-        """Bring a node, with all that lies above it, to the upper, its content included.
+    async def copy_up(self, node: Node, size: int | None = None, *, content: bool = True) -> None:
+        """Bring a node, with all that lies above it, to the upper.
 
         size: bytes of a regular file's content that are wanted, if a truncation comes next.
+        content: whether its content is wanted at all; without it a metacopy may do.
         Raises OSError; then nothing has changed.
         """
-        if self._is_up(node):
+        content = content or not self.upper.metacopies
+        # While a metacopy is filled, nothing else of it may change.
+        if self._is_up(node, content) and node not in self._copying:
             return
         lock = self._copying.setdefault(node, trio.Lock())
         try:
             async with lock:
-                if not self._is_up(node):
-                    await self._copy_up(node, size)
+                if not self._is_up(node, content):
+                    await self._copy_up(node, size, content)
         finally:
             # Whoever waits has been given it by now.
             if not lock.locked():
@@ -346,7 +357,7 @@ class Tree:
         """
         if node.is_directory or (node.index_key is None and not self._has_other_names(node)):
             return
-        await self.copy_up(node)
+        await self.copy_up(node, content=False)
         if node.index_key is None:
             return
         if not node.has_name(parent, name).in_upper:
@@ -395,19 +406,23 @@ class Tree:
     ) -> Node:
         """A node, not yet taken up, for what is not a directory."""
         lower = () if upper else (first,)
-        key = self._index_key(first)
+        present = () if upper is None else places.listxattr(upper.entry.handle)
+        key = self._index_key(first, present)
         if upper is None and key is not None:
             place = self.upper.index_place(key)
             entry = Entry(places.status(place), place)
             upper = Source(self._upper_position, self.upper.layer, entry)
+            present = places.listxattr(place)
         top = upper or first
         attributes = top.entry.attributes
         identity = self._numbering.identity(top.position, attributes)
-        number = None if upper is None else self.upper.number(upper.entry.handle)
+        number = None if upper is None else self.upper.number(upper.entry.handle, present)
         if number is None or number <= ROOT_NUMBER or number >> 64 or number in self.nodes:
             # None was kept, or another file has it, as an upper may be a copy.
             number = self._numbering.number(identity)
         node = Node(number, identity, attributes.st_mode, upper, lower)
+        if upper is not None and not _METACOPY.intersection(present):
+            node.content = upper
         if upper is not None and key is not None:
             node.index_key = key
             node.links = self._links(upper, lower or self._indexed_below(parent, name, key))
@@ -429,12 +444,15 @@ class Tree:
         lower_links = lower[0].entry.attributes.st_nlink if lower else upper_links - 1
         return self.upper.links(upper.entry.handle, upper_links, lower_links)
 
-    def _index_key(self, source: Source) -> bytes | None:
-        """The index entry of an inode that is not a directory, if it has one."""
+    def _index_key(self, source: Source, present: Sequence[bytes]) -> bytes | None:
+        """The index entry of an inode that is not a directory, if it has one.
+
+        present: the extended attributes that it has if it is in the upper.
+        """
         if self._upper is None or not self._upper.indexed or source.entry.attributes.st_nlink < 2:
             return None
         if source.position == self._upper_position:
-            key = self._upper.recorded_index_key(source.entry.handle)
+            key = self._upper.recorded_index_key(source.entry.handle, present)
         else:
             key = copyup.index_key(source, source.layer.origin(source.entry))
         return key if key in self._upper.indexed else None
@@ -467,19 +485,25 @@ class Tree:
     def _has_other_names(self, node: Node) -> bool:
         return node.upper is None and node.lower[0].entry.attributes.st_nlink > 1
 
-    def _is_up(self, node: Node) -> bool:
+    def has_content(self, node: Node) -> bool:
+        """Whether the upper has a node with its content, if it is a regular file."""
+        return self._is_up(node, content=True)
+
+    def _is_up(self, node: Node, content: bool) -> bool:
         if node.upper is None:
             return False
-        return not node.is_regular or self.content(node) is node.upper
+        return not (content and node.is_regular) or self.content(node) is node.upper
 
-    async def _copy_up(self, node: Node, size: int | None) -> None:
+    async def _copy_up(self, node: Node, size: int | None, content: bool) -> None:
         if node.is_directory:
             self.raise_directory(node)
             return
         if node.upper is not None:
-            await self._fill_metacopy(node)
+            await self._fill_metacopy(node, size)
             return
         upper, source = self.upper, node.lower[0]
+        # An empty file is whole anyway.
+        metacopy = node.is_regular and not content and source.entry.attributes.st_size > 0
         for parent, _, _ in node.names:
             self.raise_directory(parent)
         origin = source.layer.origin(source.entry)
@@ -491,32 +515,39 @@ class Tree:
             key = copyup.index_key(source, origin)
             if origin is None:
                 marks.append((markers.INDEX, key))
+        if metacopy:
+            # While there is a name that tells where it is.
+            self.content(node)
+            marks.append((markers.METACOPY, b""))
         wanted = copyup.plan(upper, source, marks)
         scratch = upper.scratch_name()
-        if node.is_regular:
-            attributes = await self._copy_regular(node, scratch, size, wanted)
+        if metacopy:
+            whole = wanted.attributes.st_size
+            attributes = copyup.copy_regular(upper, scratch, None, whole, wanted)
+        elif node.is_regular:
+            descriptor = await open_source(self.content(node))
+            try:
+                attributes = await self._copy_regular(scratch, descriptor, size, wanted)
+            finally:
+                os.close(descriptor)
         else:
             attributes = copyup.copy_other(upper, scratch, source, wanted)
-        self._publish(node, scratch, attributes, key)
+        self._publish(node, scratch, attributes, key, whole=not metacopy)
 
     async def _copy_regular(
-        self, node: Node, scratch: bytes, size: int | None, wanted: copyup.Plan
+        self, scratch: bytes, source_fd: int, size: int | None, wanted: copyup.Plan
     ) -> os.stat_result:
         whole = wanted.attributes.st_size
         size = whole if size is None else min(size, whole)
         if size < whole:
             wanted = replace(wanted, cut_ns=time.time_ns())
-        descriptor = await open_source(self.content(node))
-        try:
-            if size == 0:
-                return copyup.copy_regular(self.upper, scratch, descriptor, 0, wanted)
-            return await trio.to_thread.run_sync(
-                copyup.copy_regular, self.upper, scratch, descriptor, size, wanted
-            )
-        finally:
-            os.close(descriptor)
+        if size == 0:
+            return copyup.copy_regular(self.upper, scratch, source_fd, 0, wanted)
+        return await trio.to_thread.run_sync(
+            copyup.copy_regular, self.upper, scratch, source_fd, size, wanted
+        )
 
-    async def _fill_metacopy(self, node: Node) -> None:
+    async def _fill_metacopy(self, node: Node, size: int | None) -> None:
         """Give a metacopy file in the upper its content."""
         assert node.upper is not None
         place: Place = node.upper.entry.handle
@@ -524,13 +555,15 @@ class Tree:
         try:
             status = places.status(place)
             if status.st_nlink == 1 and [name.in_upper for name in node.names] == [True]:
-                await self._replace_metacopy(node, source_fd, status)
+                await self._replace_metacopy(node, source_fd, size, status)
             else:
                 await self._fill_in_place(node, source_fd)
         finally:
             os.close(source_fd)
 
-    async def _replace_metacopy(self, node: Node, source_fd: int, status: os.stat_result) -> None:
+    async def _replace_metacopy(
+        self, node: Node, source_fd: int, size: int | None, status: os.stat_result
+    ) -> None:
         """Put a whole copy in the place of a metacopy file."""
         assert node.upper is not None
         upper, place = self.upper, node.upper.entry.handle
@@ -549,9 +582,7 @@ class Tree:
         number = (upper.prefix + markers.NUMBER, b"%d" % node.number)
         wanted = copyup.Plan(status, kept, [number])
         scratch = upper.scratch_name()
-        attributes = await trio.to_thread.run_sync(
-            copyup.copy_regular, upper, scratch, source_fd, status.st_size, wanted
-        )
+        attributes = await self._copy_regular(scratch, source_fd, size, wanted)
         self._publish(node, scratch, attributes, None)
 
     async def _fill_in_place(self, node: Node, source_fd: int) -> None:
@@ -575,22 +606,30 @@ class Tree:
         self._publish(node, scratch, attributes, None)
 
     def _publish(
-        self, node: Node, scratch: bytes, attributes: os.stat_result, key: bytes | None
+        self,
+        node: Node,
+        scratch: bytes,
+        attributes: os.stat_result,
+        key: bytes | None,
+        *,
+        whole: bool = True,
     ) -> None:
         """Give a complete copy its names and the node its place in the upper.
 
+        whole: whether a regular file's content is in it, so that it is read there from now on.
         The node may have lost its names while it was copied: then the copy has none either.
         """
         upper = self.upper
+        rebound = whole and node.files
         with contextlib.ExitStack() as opened:
             with upper.discarding(scratch):
-                if node.files:
+                if rebound:
                     # While nothing has changed, for it may fail.
                     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
                     copy = os.open(scratch, flags, dir_fd=upper.scratch)
                     opened.callback(os.close, copy)
                 place = self._place(node, scratch, key)
-            if node.files:
+            if rebound:
                 _rebind(node, copy)
         if node.upper is not None:
             places.forget(node.upper.entry.handle)
@@ -599,7 +638,8 @@ class Tree:
             self._mirror.raised(node)
             return
         self.nodes.move(node, self._numbering.identity(self._upper_position, attributes))
-        node.content = node.upper
+        if whole:
+            node.content = node.upper
         if key is not None:
             for parent, name, _ in list(node.names):
                 self._link_up(node, parent, name)

@@ -12,7 +12,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
 from unionfs import syscalls
@@ -35,6 +35,8 @@ class Upper:
 
     upper, work: the directories; they must exist and lie on one mount of one filesystem.
     volatile: nothing is synced, and a mark in the work directory refuses every later mount.
+    metacopy: what changes only a file's attributes or names leaves its content below, if marks
+    are in a namespace that not everybody can write (see ``metacopies``).
     dialects: what whiteouts that others wrote there may look like. namespace: what marks are
     written in, and believed in.
 
@@ -48,10 +50,13 @@ class Upper:
         work: bytes,
         *,
         volatile: bool = False,
+        metacopy: bool = False,
         dialects: Dialects = Dialects.AUTO,
         namespace: bytes = markers.TRUSTED,
     ) -> None:
-        self.volatile = volatile
+        self.volatile: Final = volatile
+        self.metacopies: Final = metacopy and namespace == markers.TRUSTED
+        """Whether copies without content are made."""
         self._ids = (os.geteuid(), os.getegid())
         self._impersonates = False
         with contextlib.ExitStack() as undo:
@@ -385,16 +390,18 @@ class Upper:
         """Whether overlayfs shows the entry under the inode number of a lower one."""
         return self.prefix + markers.ORIGIN in places.listxattr(place)
 
-    def number(self, place: Place) -> int | None:
-        """The inode number that a copied-up entry had below, if it has the mark."""
-        value = self.layer.mark(place, markers.NUMBER, places.listxattr(place))
+    def number(self, place: Place, present: Sequence[bytes]) -> int | None:
+        """The inode number that a copied-up entry had below, if it has the mark.
+
+        present: what ``places.listxattr`` gave, here and where it is asked for elsewhere.
+        """
+        value = self.layer.mark(place, markers.NUMBER, present)
         if value is None or not value.isdigit() or len(value) > _DIGITS_MAX:
             return None
         return int(value)
 
-    def recorded_index_key(self, place: Place) -> bytes | None:
+    def recorded_index_key(self, place: Place, present: Sequence[bytes]) -> bytes | None:
         """The name in the index of an upper inode, as its own marks have it."""
-        present = places.listxattr(place)
         origin = self.layer.mark(place, markers.ORIGIN, present)
         if origin is not None:
             return origin.hex().encode()

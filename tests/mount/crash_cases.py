@@ -29,7 +29,7 @@ SYNCED = "synced"
 class Case:
     """An operation and the layers that it meets; `middle` lies between the lower and the upper.
 
-    for_kernel: whether overlayfs knows the marks in these.
+    for_kernel: whether overlayfs knows the marks in these. options: those of the mount.
 
     The operation is one change of the mount, or a generator with a yield after each but its last:
     of SYNCED, if all that was done until then is to be on the disk.
@@ -40,6 +40,7 @@ class Case:
     upper: Tree = field(default_factory=dict)
     middle: Tree = field(default_factory=dict)
     for_kernel: bool = True
+    options: tuple[str, ...] = ()
 
 
 def steps(operation: Operation, root: Path) -> Iterator[object]:
@@ -66,6 +67,40 @@ def _write(name: str, flags: int = 0) -> Operation:
             yield SYNCED
 
     return operation
+
+
+def _chmod_and_sync(name: str) -> Operation:
+    """Through a descriptor that is open for reading only."""
+
+    def operation(root: Path) -> Iterator[object]:
+        with linux.opened(root / name) as descriptor:
+            os.fchmod(descriptor, 0o700)
+            yield None
+            os.fsync(descriptor)
+            yield SYNCED
+
+    return operation
+
+
+def _chmod_and_write(name: str) -> Operation:
+    """Have a metacopy made, and filled."""
+
+    def operation(root: Path) -> Iterator[object]:
+        (root / name).chmod(0o700)
+        yield None
+        with linux.opened(root / name, os.O_RDWR) as descriptor:
+            os.pwrite(descriptor, b"changed", 5000)
+            yield None
+            os.fsync(descriptor)
+            yield SYNCED
+
+    return operation
+
+
+def _chmod_and_cut(root: Path) -> Iterator[object]:
+    (root / "d" / "file").chmod(0o700)
+    yield None
+    os.truncate(root / "d" / "file", 4500)
 
 
 def _replace(root: Path) -> Iterator[object]:
@@ -186,6 +221,7 @@ def _setxattr(name: str) -> Operation:
     return lambda root: os.setxattr(root / name, "user.new", b"value")
 
 
+WITHOUT_CONTENT = ("metacopy=on",)
 CONTENT = b"0123456\n" * 1500
 FILE = File(CONTENT, mode=0o640, uid=1000, gid=1000, xattrs={"user.u": b"1", "trusted.t": b"2"})
 CAPABLE = {"security.capability": b"\x01\0\0\2\0\4\0\0\0\0\0\0\0\0\0\0\0\0\0\0"}
@@ -246,6 +282,40 @@ CASES = {
     ),
     "change a lower fifo's mode": Case(_chmod("fifo"), {"fifo": FIFO}),
     "change a lower device's owner": Case(_chown("null"), {"null": NULL}),
+    # Metacopies
+    "change a file's mode and sync it": Case(
+        _chmod_and_sync("d/file"), {"d": PARENT}, options=WITHOUT_CONTENT
+    ),
+    "change a privileged file's times, without its content": Case(
+        _utime("file"), {"file": PRIVILEGED}, options=WITHOUT_CONTENT
+    ),
+    "change a file's mode and write": Case(
+        _chmod_and_write("d/file"), {"d": PARENT}, options=WITHOUT_CONTENT
+    ),
+    "change a file of several names and write": Case(
+        _chmod_and_write("d/three"), LINKED, options=WITHOUT_CONTENT
+    ),
+    "change a file's mode and shorten it": Case(
+        _chmod_and_cut, {"d": PARENT}, options=WITHOUT_CONTENT
+    ),
+    "rename a lower file without its content": Case(
+        _rename("d/file", "new"), {"d": PARENT}, options=WITHOUT_CONTENT
+    ),
+    "rename one of a file's names, without its content": Case(
+        _rename("one", "d/new"), LINKED, options=WITHOUT_CONTENT
+    ),
+    "give a lower file a name, without its content": Case(
+        _link("d/file", "new"), {"d": PARENT}, options=WITHOUT_CONTENT
+    ),
+    "give a file of several names another, without its content": Case(
+        _link("one", "new"), LINKED, options=WITHOUT_CONTENT
+    ),
+    "exchange two lower files without their content": Case(
+        _exchange("d/file", "file"), {"d": PARENT, "file": "2"}, options=WITHOUT_CONTENT
+    ),
+    "remove one of a file's names, without its content": Case(
+        _unlink("one"), LINKED, options=WITHOUT_CONTENT
+    ),
     # New names
     "make a file": Case(_create, {"d": {}}),
     "make a file over a whiteout": Case(_create, WAS_THERE, {"d": INHERITED}),

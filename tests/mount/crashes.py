@@ -28,7 +28,8 @@ class Crashes:
 
     def __init__(self, launcher: Launcher, case: Case, directory: Path, disk: Path) -> None:
         self._case = case
-        self.stage = Stage(launcher, directory, [case.lower, case.middle], disk)
+        layers = [case.lower, case.middle]
+        self.stage = Stage(launcher, directory, layers, disk, case.options)
         self.stage.begin(case.upper)
         point = self.stage.point
         with self.stage.mounted():

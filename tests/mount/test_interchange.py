@@ -25,6 +25,7 @@ BASE: Tree = {
     "h1": "linked",
     "h2": HardLink("h1"),
     "d": Directory({"h3": HardLink("h1")}, mode=0o1777),
+    "data": {"mode": "data" * 2000, "name": "data" * 2000},
 }
 TOP: Tree = {"merged": {"b": "top", "c": "top"}}
 
@@ -55,6 +56,10 @@ def _work(root: Path) -> None:
     os.mknod(root / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     os.chown(root / "d", 7, 8)
     os.setxattr(root / "d", "trusted.t", b"\0")
+    (root / "data" / "mode").chmod(0o600)
+    os.rename(root / "data" / "name", root / "d" / "name")
+    os.rename(root / "data", root / "moved")
+    os.link(root / "d" / "name", root / "moved" / "link")
 
 
 def _work_more(root: Path) -> None:
@@ -69,6 +74,10 @@ def _work_more(root: Path) -> None:
     (root / "again").rmdir()
     (root / "gone").write_text("here again")
     os.rename(root / "renamed", root / "again")
+    with linux.opened(root / "moved" / "link", os.O_WRONLY | os.O_APPEND) as descriptor:
+        os.write(descriptor, b"more")
+    os.rename(root / "moved" / "mode", root / "again" / "mode")
+    (root / "d" / "name").chmod(0o640)
     (root / "file").unlink()
 
 
@@ -77,48 +86,56 @@ def _checked(mount: Mount, expected: Snapshot) -> None:
         assert differences(snapshot(mount.path), expected) == [], when
 
 
+with_metacopy = pytest.mark.parametrize("options", [["metacopy=off"], ["metacopy=on"]])
+
+
+@with_metacopy
 def test_the_kernel_shows_what_we_wrote(
-    union: Mounts[UnionMount], kernel: Mounts[KernelMount]
+    union: Mounts[UnionMount], kernel: Mounts[KernelMount], options: list[str]
 ) -> None:
-    oracle = kernel(BASE, TOP)
+    oracle = kernel(BASE, TOP, options=options)
     _work(oracle.path)
     expected = snapshot(oracle.path)
-    ours = union(*oracle.layers)
+    ours = union(*oracle.layers, options=options)
     _work(ours.path)
     _checked(ours, expected)
     ours.unmount()
-    _checked(kernel(*oracle.layers, upper=ours.changes, work=ours.work), expected)
+    theirs = kernel(*oracle.layers, upper=ours.changes, work=ours.work, options=options)
+    _checked(theirs, expected)
 
 
+@with_metacopy
 def test_we_show_what_the_kernel_wrote(
-    union: Mounts[UnionMount], kernel: Mounts[KernelMount]
+    union: Mounts[UnionMount], kernel: Mounts[KernelMount], options: list[str]
 ) -> None:
-    theirs = kernel(BASE, TOP)
+    theirs = kernel(BASE, TOP, options=options)
     _work(theirs.path)
     expected = snapshot(theirs.path)
     theirs.unmount()
-    _checked(union(*theirs.layers, upper=theirs.changes, work=theirs.work), expected)
+    ours = union(*theirs.layers, upper=theirs.changes, work=theirs.work, options=options)
+    _checked(ours, expected)
 
 
+@with_metacopy
 @pytest.mark.parametrize("first", ["union", "kernel"])
 def test_each_goes_on_with_the_others_upper(
-    union: Mounts[UnionMount], kernel: Mounts[KernelMount], first: str
+    union: Mounts[UnionMount], kernel: Mounts[KernelMount], first: str, options: list[str]
 ) -> None:
     oracle = kernel(BASE, TOP)
     kinds: tuple[Mounts[KernelMount] | Mounts[UnionMount], ...] = (union, kernel)
     one, other = kinds if first == "union" else kinds[::-1]
-    mount: Mount = one(*oracle.layers)
+    mount: Mount = one(*oracle.layers, options=options)
     _work(mount.path)
     _work(oracle.path)
     upper, work = mount.changes, mount.work
     mount.unmount()
-    mount = other(*oracle.layers, upper=upper, work=work)
+    mount = other(*oracle.layers, upper=upper, work=work, options=options)
     _work_more(mount.path)
     _work_more(oracle.path)
     expected = snapshot(oracle.path)
     _checked(mount, expected)
     mount.unmount()
-    _checked(one(*oracle.layers, upper=upper, work=work), expected)
+    _checked(one(*oracle.layers, upper=upper, work=work, options=options), expected)
 
 
 def test_the_upper_has_no_marks_of_another_dialect(union: Mounts[UnionMount]) -> None:
@@ -131,21 +148,23 @@ def test_the_upper_has_no_marks_of_another_dialect(union: Mounts[UnionMount]) ->
             assert name in ("user.u", "trusted.t") or name.startswith("trusted.overlay."), path
 
 
+@with_metacopy
 @pytest.mark.parametrize("writer", ["kernel", "union"])
 def test_an_upper_becomes_a_layer(
-    union: Mounts[UnionMount], kernel: Mounts[KernelMount], writer: str
+    union: Mounts[UnionMount], kernel: Mounts[KernelMount], writer: str, options: list[str]
 ) -> None:
-    first: Mount = kernel(BASE, TOP) if writer == "kernel" else union(BASE, TOP)
+    made: Mounts[KernelMount] | Mounts[UnionMount] = kernel if writer == "kernel" else union
+    first: Mount = made(BASE, TOP, options=options)
     _work(first.path)
     first.unmount()
-    second = union(*first.layers, first.changes)
+    second = union(*first.layers, first.changes, options=options)
     assert tree(second / "d" / "moved") == {"a": "lower", "f": {"b": "changed"}}
     assert tree(second / "again") == {"e": {}, "new": "new"}
     _work_more(second.path)
     second.unmount()
     layers = [*second.layers, second.changes]
-    expected = snapshot(kernel(*layers, upper=False).path, lists_whiteouts=True)
-    _checked(union(*layers, upper=False), expected)
+    shown = kernel(*layers, upper=False, options=options).path
+    _checked(union(*layers, upper=False), snapshot(shown, lists_whiteouts=True))
 
 
 def test_an_upper_that_the_kernel_wrote_with_metacopy(

@@ -110,6 +110,7 @@ def change_again(root: Path) -> None:
     os.link(root / "link", root / "one more")
     os.setxattr(root / "shared", "user.new", b"x")
     os.chown(root / "capable", 5, 6)
+    os.rename(root / "capable", root / "capable again")
     os.mkfifo(root / "another", 0o600)
     os.truncate(root / "sparse", 3 << 20)
     os.utime(root / "file", ns=(0, 123_456_789_012_345_678))

@@ -195,15 +195,22 @@ def test_the_same_image_from_two_stores_is_the_same_bytes(
         assert filecmp.cmp(exported[0], exported[1], shallow=False)
 
 
+@pytest.mark.parametrize("metacopy", ["off", "on"])
 def test_umoci_unpacks_what_was_committed_as_it_was_mounted(
-    made: str, store: Store, union: Mounts[UnionMount], directory: Path
+    made: str, store: Store, union: Mounts[UnionMount], directory: Path, metacopy: str
 ) -> None:
     store.imports(_layout(made, directory), "made:1")
-    mount = union(Path("made:1"))
+    mount = union(Path("made:1"), options=[f"metacopy={metacopy}"])
     change_again(mount.path)
     mount.remount()
     changed = snapshot(mount.path)
     mount.unmount()
+    without_content = {
+        path.name
+        for path in mount.changes.rglob("*")
+        if path.is_file() and "trusted.overlay.metacopy" in os.listxattr(path)
+    }
+    assert without_content == ({"capable again", "shared"} if metacopy == "on" else set())
     store("commit", mount.changes, "--work", mount.work, "--onto", "made:1", "--tag", "made:2")
     store("export", "made:2", directory / "exported", "--format", "oci")
     *below, added = store.layers("made:2")

@@ -587,12 +587,13 @@ class Pair:
     def _union_at(self, home: str, layers: Sequence[Path]) -> UnionMount:
         upper, work, point = self._places(home)
         literal = any(name.startswith(".wh.") for name in self.stack.names)
+        metacopy = ["metacopy=on"] if self.stack.metacopy else []
         return self._union(
             *layers,
             upper=upper,
             work=work,
             at=point,
-            options=["userxattr"] if self.stack.userxattr else [],
+            options=["userxattr"] if self.stack.userxattr else metacopy,
             arguments=["--whiteouts=overlay"] if literal else [],
         )
 

@@ -18,12 +18,21 @@ from tests.support.snapshots import Snapshot, snapshot
 
 
 class Stage:
-    """A mount point below `directory`; layers, base first, upper and work directory on `disk`."""
+    """A mount point below `directory`; layers, base first, upper and work directory on `disk`.
+
+    options: those of the mount.
+    """
 
     def __init__(
-        self, launcher: Launcher, directory: Path, layers: Sequence[Tree], disk: Path
+        self,
+        launcher: Launcher,
+        directory: Path,
+        layers: Sequence[Tree],
+        disk: Path,
+        options: Sequence[str] = (),
     ) -> None:
         self._launcher = launcher
+        self._options = [word for option in options for word in ("-o", option)]
         self.point = directory / "mount"
         self.point.mkdir()
         self._layers = [build(disk / f"{number}", layer) for number, layer in enumerate(layers)]
@@ -43,7 +52,7 @@ class Stage:
     def mounted(self) -> Iterator[int]:
         """Mount it with unionmount, and unmount it, dead or not; gives the daemon's process id."""
         words = ("--log", self._log, "--upper", self.upper, "--work", self.work)
-        daemon = self._launcher.mount(*words, *self._layers, self.point)
+        daemon = self._launcher.mount(*words, *self._options, *self._layers, self.point)
         end = os.pidfd_open(daemon)
         try:
             yield daemon

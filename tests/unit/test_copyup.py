@@ -106,14 +106,13 @@ def test_blocks_are_shared_where_they_can_be(tmp_path: Path, filesystems: FileSy
     content.source.write_bytes(os.urandom(16 * MIB))
     linux.syncfs(content.source)
     free = os.statvfs(content.source).f_bfree
-    content.copy()
-    linux.syncfs(content.source)
-    after = os.statvfs(content.source)
-    assert (free - after.f_bfree) * after.f_frsize < MIB
-    assert content.target.read_bytes() == content.source.read_bytes()
-    os.truncate(content.target, 0)
-    content.copy(5000)
-    assert content.target.read_bytes() == content.source.read_bytes()[:5000]
+    for size in (16 * MIB, 12 * MIB + 1, 5000):
+        os.truncate(content.target, 0)
+        content.copy(size)
+        linux.syncfs(content.source)
+        after = os.statvfs(content.source)
+        assert (free - after.f_bfree) * after.f_frsize < MIB
+        assert content.target.read_bytes() == content.source.read_bytes()[:size]
 
 
 NOT_POSSIBLE = [
@@ -164,6 +163,16 @@ def test_other_errors_are_the_callers(
 @pytest.mark.usefixtures("no_reflink")
 @pytest.mark.parametrize("left", [0, 100, 4096, 2 * MIB])
 def test_a_source_that_lost_its_end_is_not_copied(content: Content, left: int) -> None:
+    content.source.write_bytes(b"x" * left)
+    with raises(errno.ESTALE):
+        content.copy(3 * MIB)
+
+
+@pytest.mark.parametrize("left", [0, 100, 2 * MIB])
+def test_nor_is_one_whose_blocks_are_shared(
+    tmp_path: Path, filesystems: FileSystems, left: int
+) -> None:
+    content = Content(filesystems.image("xfs", 300))
     content.source.write_bytes(b"x" * left)
     with raises(errno.ESTALE):
         content.copy(3 * MIB)
@@ -354,7 +363,7 @@ def test_content_is_on_disk_before_the_copy_is_done(
 def test_a_copy_that_fails_leaves_nothing(
     make: Make, monkeypatch: pytest.MonkeyPatch, call: str, number: int
 ) -> None:
-    copies = make({"file": File("x", xattrs={"user.u": b"1"})})
+    copies = make({"file": File("x", size=10_000, xattrs={"user.u": b"1"})})
     monkeypatch.setattr("unionfs.syscalls.clone_file", fail_with(errno.EOPNOTSUPP))
     monkeypatch.setattr(os, call, fail_with(number))
     with raises(number):

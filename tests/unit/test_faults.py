@@ -54,6 +54,7 @@ class Case:
     lower: Tree = field(default_factory=dict)
     upper: Tree = field(default_factory=dict)
     earlier: Operation | None = None  # what an earlier mount did
+    metacopy: bool = False
 
 
 async def make_file(union: Union) -> None:
@@ -95,6 +96,15 @@ def written(path: str) -> Operation:
             union.filesystem.release(handle)
 
     return write_and_sync
+
+
+async def chmod_and_sync(union: Union) -> None:
+    handle = await union.open_file("file")
+    try:
+        await union.filesystem.setattr(union.number("file"), Changes(mode=0o600), handle)
+        await union.filesystem.fsync(handle, datasync=False)
+    finally:
+        union.filesystem.release(handle)
 
 
 async def remove_directory(union: Union) -> None:
@@ -153,6 +163,35 @@ CHANGES = {
         {"d": PARENT},
     ),
     "fill a metacopy": Case(opened("file", os.O_RDWR), {"file": "content"}, {"file": METACOPY}),
+    "change a lower file's mode without its content": Case(
+        lambda union: union.filesystem.setattr(union.number("d/file"), Changes(mode=0o600)),
+        {"d": PARENT},
+        metacopy=True,
+    ),
+    "write to a file of which only the mode was changed": Case(
+        written("d/file"),
+        {"d": PARENT},
+        earlier=lambda union: union.filesystem.setattr(union.number("d/file"), Changes(mode=0o600)),
+        metacopy=True,
+    ),
+    "cut a file of which only the mode was changed": Case(
+        lambda union: union.filesystem.setattr(union.number("d/file"), Changes(size=3)),
+        {"d": PARENT},
+        earlier=lambda union: union.filesystem.setattr(union.number("d/file"), Changes(mode=0o600)),
+        metacopy=True,
+    ),
+    "rename a lower file without its content": Case(
+        lambda union: union.rename("d/file", "new"), {"d": PARENT}, metacopy=True
+    ),
+    "rename one of a file's names without its content": Case(
+        lambda union: union.rename("one", "d/new"), LINKED, metacopy=True
+    ),
+    "give a file a name without its content": Case(
+        lambda union: union.link("file", "d/new"), {"file": FILE, "d": {}}, metacopy=True
+    ),
+    "sync a file of which only the mode was changed": Case(
+        chmod_and_sync, {"file": FILE}, metacopy=True
+    ),
     "bring another name of a linked file up": Case(
         opened("two", os.O_RDWR), LINKED, earlier=opened("one", os.O_RDWR)
     ),
@@ -301,7 +340,7 @@ EACH_READ = pytest.mark.parametrize("case", READS.values(), ids=READS)
 
 async def built(case: Case, directory: Path) -> Union:
     """The union that an operation meets, and of which nobody has asked anything yet."""
-    union = Union.build(directory, case.lower, case.upper)
+    union = Union.build(directory, case.lower, case.upper, metacopy=case.metacopy)
     if case.earlier is not None:
         await case.earlier(union)
         union.reopen()
@@ -471,13 +510,13 @@ def test_a_crash_leaves_what_was_or_what_was_to_be(case: Case, tmp_path: Path) -
     plain = trio.run(run, case, tmp_path / "union")
 
     def operate(directory: Path) -> None:
-        trio.run(case.operation, Union(directory))
+        trio.run(case.operation, Union(directory, metacopy=case.metacopy))
 
     for number in itertools.count():
         here = tmp_path / f"{number}"
         trio.run(built, case, here).close()
         killed = faults.killed_before_call(number, partial(operate, here))
-        union = Union(here)
+        union = Union(here, metacopy=case.metacopy)
         assert trio.run(union.shown) in (plain.before, plain.after), f"before call {number}"
         assert union.scratch == []
         union.close()

@@ -40,8 +40,8 @@ def make(tmp_path: Path) -> Iterator[Make]:
     made: list[Union] = []
     before = os.listdir("/proc/self/fd")
 
-    def union(lower: Tree, upper: Tree | None = None) -> Union:
-        made.append(Union.build(tmp_path / "union", lower, upper or {}))
+    def union(lower: Tree, upper: Tree | None = None, *, metacopy: bool = False) -> Union:
+        made.append(Union.build(tmp_path / "union", lower, upper or {}, metacopy=metacopy))
         return made[-1]
 
     yield union
@@ -313,6 +313,30 @@ async def test_so_do_attributes(make: Make, gate: Gate) -> None:
     shown = (await union.shown())["/file"]
     assert (shown.mode, shown.owner) == ("-rw-------", (1000, 0))
     assert shown.xattrs == ((b"user.u", b"1"),)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@in_trio
+async def test_what_needs_no_content_waits_for_it_too(make: Make, gate: Gate, linked: bool) -> None:
+    """Of a metacopy, while it is filled: what is changed must not get lost."""
+    union = make({"file": BIG, **({"other": HardLink("file")} if linked else {})}, metacopy=True)
+    number = union.number("file")
+    await union.filesystem.setattr(number, Changes(uid=1000))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(union.write, "file", "new")
+        await gate.reached()
+        nursery.start_soon(union.filesystem.setattr, number, Changes(mode=0o600))
+        await wait_all_tasks_blocked()
+        nursery.start_soon(union.link, "file", "link")
+        nursery.start_soon(union.rename, "file", "name")
+        await wait_all_tasks_blocked()
+        gate.open()
+    shown = await union.shown()
+    assert (shown["/name"].mode, shown["/name"].owner) == ("-rw-------", (1000, 0))
+    assert shown["/name"].content == NEW
+    assert shown["/name"] == shown["/link"]
+    union.reopen()
+    assert await union.shown() == shown
 
 
 @in_trio

@@ -71,6 +71,21 @@ def test_of_opposite_options_the_later_holds(words: list[str], flags: set[str]) 
 
 
 @pytest.mark.parametrize(
+    ("words", "metacopy"),
+    [
+        ([], None),
+        (["metacopy=on"], True),
+        (["metacopy=on", "metacopy=off"], False),
+        (["metacopy=off", "userxattr"], False),
+    ],
+)
+def test_metacopy_is_what_was_said_last_if_anything(
+    words: list[str], metacopy: bool | None
+) -> None:
+    assert parse(words).metacopy is metacopy
+
+
+@pytest.mark.parametrize(
     "option",
     [
         "defaults",
@@ -86,7 +101,6 @@ def test_of_opposite_options_the_later_holds(words: list[str], flags: set[str]) 
         "nodiratime",
         "redirect_dir=on",
         "index=on",
-        "metacopy=off",
         "xino=auto",
         "nfs_export=off",
     ],
@@ -108,7 +122,8 @@ def test_what_mount_passes_and_what_holds_anyway_is_accepted(option: str) -> Non
         ("lowerdir=a::b", "data-only layers"),
         ("lowerdir=a:", "empty"),
         ("redirect_dir=off", "only redirect_dir=on"),
-        ("metacopy=on", "only metacopy=off"),
+        ("metacopy=maybe", "only metacopy=on"),
+        ("metacopy=on,userxattr", "one has to go"),
         ("index", "only index=on"),
         ("remount", "unmount it and mount it again"),
         ("context=system_u:object_r:x", "SELinux"),

@@ -51,23 +51,25 @@ class Shown(NamedTuple):
 class Union:
     """The lower layer, the upper and the work directory below *directory*, opened."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, metacopy: bool = False) -> None:
         self.lower, self.upper, self.work = (directory / name for name in _DIRECTORIES)
+        self._metacopy = metacopy
         self.open()
 
     @classmethod
-    def build(cls, directory: Path, lower: Tree, upper: Tree) -> Self:
+    def build(cls, directory: Path, lower: Tree, upper: Tree, *, metacopy: bool = False) -> Self:
         """Write the layers down, in a new directory, and open them."""
         directory.mkdir()
         for name, tree in zip(_DIRECTORIES, (lower, upper, {}), strict=True):
             build(directory / name, tree)
-        return cls(directory)
+        return cls(directory, metacopy=metacopy)
 
     def open(self) -> None:
         """Mount it, so to say."""
         self._references: Counter[int] = Counter()
         layer = DirectoryLayer(bytes(self.lower))
-        self.filesystem = Filesystem([layer], Upper(bytes(self.upper), bytes(self.work)))
+        upper = Upper(bytes(self.upper), bytes(self.work), metacopy=self._metacopy)
+        self.filesystem = Filesystem([layer], upper)
 
     def close(self) -> None:
         self.filesystem.close()

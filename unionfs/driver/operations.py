@@ -260,7 +260,7 @@ class UnionOperations(pyfuse3.Operations):
 
     def _open(self, file: OpenFile) -> FileInfo:
         if self._offer is not None:
-            self._offer(file.descriptor, file.node.upper is not None)
+            self._offer(file.descriptor, file.node.has_own_content)
         return open_reply(file.descriptor)
 
     def _given(self, node: Node) -> EntryAttributes:

@@ -40,6 +40,7 @@ _log = logging.getLogger(__name__)
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # How long a daemon that is on its way out may take to let go of its upper.
 _SECONDS_TO_LET_GO: Final = 10
+_OVERLAYFS_METACOPY: Final = "/sys/module/overlay/parameters/metacopy"
 _WORK_SUFFIX: Final = b".work"
 _PASSED_ON: Final = frozenset(
     ("dev", "suid", "noexec", "sync", "dirsync", "noatime", "allow_other", "allow_root", "debug")
@@ -152,6 +153,7 @@ def _open_upper(
                 upper,
                 work,
                 volatile="volatile" in plan.options.flags,
+                metacopy=_metacopy(plan),
                 dialects=plan.dialects,
                 namespace=_namespace(plan),
             )
@@ -174,6 +176,21 @@ def _namespace(plan: Plan) -> bytes:
     """What marks are written in, and believed in: where not everybody can set them, if we may."""
     by_users = "userxattr" in plan.options.flags or not syscalls.may_use_trusted_attributes()
     return markers.USER if by_users else markers.TRUSTED
+
+
+def _metacopy(plan: Plan) -> bool:
+    """Whether copies without content are made: unless the user says it, where overlayfs makes them,
+    for it has to be able to mount the upper. Raises UnionError.
+    """
+    asked = plan.options.metacopy
+    if _namespace(plan) == markers.USER:
+        if asked:
+            raise UnionError("-o metacopy=on needs marks that only root can set: leave it out")
+        return False
+    if asked is None:
+        with contextlib.suppress(FileNotFoundError), open(_OVERLAYFS_METACOPY) as parameter:
+            return parameter.read(1) == "Y"
+    return bool(asked)
 
 
 def _make_work(work: bytes) -> bool:
