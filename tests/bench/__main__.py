@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.bench import costs, data, growth, metadata, picture, programs, table, writing
 from tests.bench.contenders import CONTENDERS, OURS, Role, adopt_daemons
-from tests.bench.rows import ROWS, Row
+from tests.bench.rows import ROWS, Kind, Row
 from tests.bench.running import Wish, run
 from tests.bench.table import Report
 from tests.storetable.table import BEGIN, END, has_place, put_into
@@ -21,6 +21,7 @@ _TOPICS = [
     topic.__name__.rpartition(".")[2]
     for topic in (metadata, data, writing, programs, costs, growth)
 ]
+_ALL = [row for topic in _TOPICS for row in ROWS if row.topic == topic]
 _EXAMPLES = """
 examples:
   scripts/bench                           everything, which takes about half an hour
@@ -49,9 +50,9 @@ class Size:
     scale: float
 
 
-_FULL = Size(ROWS, list(CONTENDERS), 5, 1.0)
+_FULL = Size(_ALL, list(CONTENDERS), 5, 1.0)
 _QUICK = Size(
-    [row for row in ROWS if not row.grows],
+    [row for row in _ALL if not row.grows and Kind.PROGRAM not in row.figures.values()],
     [name for name, contender in CONTENDERS.items() if not contender.user],
     1,
     0.05,
@@ -119,9 +120,9 @@ def _say(what: str) -> None:
 def _rows(word: str) -> list[Row]:
     patterns = word.split(",")
     for pattern in patterns:
-        if not any(_fits(row, pattern) for row in ROWS):
+        if not any(_fits(row, pattern) for row in _ALL):
             raise argparse.ArgumentTypeError(f"no row is called {pattern!r}; --help has them all")
-    return [row for row in ROWS if any(_fits(row, pattern) for pattern in patterns)]
+    return [row for row in _ALL if any(_fits(row, pattern) for pattern in patterns)]
 
 
 def _fits(row: Row, pattern: str) -> bool:
@@ -161,7 +162,7 @@ def _document(word: str) -> Path:
 
 def _parser() -> argparse.ArgumentParser:
     about = "\n".join(
-        f"  {topic}: " + "; ".join(row.name for row in ROWS if row.topic == topic)
+        f"  {topic}: " + "; ".join(row.name for row in _ALL if row.topic == topic)
         for topic in _TOPICS
     )
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "/var/cache")

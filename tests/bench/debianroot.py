@@ -6,6 +6,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 
 from tests.real.debian import make_repository
@@ -17,7 +18,7 @@ TO_INSTALL = ("bc", "less", "nano", "sqlite3")  # packages that lie in the repos
 PROJECT = Path("srv/project")
 
 _SOURCES = 60  # files of the project
-_OLDER, _REMOVED, _OPAQUE = 400, 400, 40  # in all layers together, about
+_OLDER, _REMOVED, _OPAQUE = 400, 400, 40  # in all layers together, at least
 _PROJECT_SOURCE = """\
 #include <errno.h>
 #include <math.h>
@@ -67,14 +68,14 @@ def make(directory: Path) -> None:
 
 
 def split(root: Path, layers: int, directory: Path) -> None:
-    """Make layers, *directory* / 0 and up, of the tar of a root: one installation each.
+    """Make layers, *directory* / 0 and up, of the tar of a root: each as an installation leaves it.
 
     In those above the first are marks: files that replace older ones, and whiteouts and opaque
     directories, beneath which is what only they hide; all merged they are the root.
     """
     with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
         made = []
-        for number, part in enumerate(packages.split(root, layers, Path(scratch))):
+        for number, part in enumerate(packages.split(root, layers, Path(scratch), dealt=True)):
             made.append(directory / f"{number}")
             unpack(part, made[-1])
             part.unlink()
@@ -96,22 +97,28 @@ def mark(layers: Sequence[Path], chosen: random.Random) -> None:
     for number in range(1, len(layers)):
         layer, below = layers[number], layers[chosen.randrange(number)]
         files, directories = _contents(layer)
-        for path in chosen.sample(files, min(len(files), _OLDER // above)):
-            _put(below, path)
-        for path in chosen.sample(directories, min(len(directories), _REMOVED // above)):
-            removed = path / f"removed{number}"
-            _put(below, removed)
-            os.mknod(layer / removed, stat.S_IFCHR, os.makedev(0, 0))
-        own = [
-            path
-            for path in directories
-            if not any((other / path).exists() for other in layers if other != layer)
-        ]
-        for path in chosen.sample(own, min(len(own), _OPAQUE // above)):
+        own = [path for path in directories if _is_alone(path, layer, layers)]
+        opaque = chosen.sample(own, min(len(own), ceil(_OPAQUE / above)))
+        for path in opaque:
             for prefix in ("trusted", "user"):  # without privileges only the latter can be read
                 os.setxattr(layer / path, f"{prefix}.overlay.opaque", b"y")
             for hidden in range(3):
                 _put(below, path / f"hidden{hidden}")
+        for path in chosen.sample(files, min(len(files), ceil(_OLDER / above))):
+            _put(below, path)
+        # The kernel lists a whiteout that has nothing to hide, as in an opaque directory.
+        merged = [path for path in directories if path not in opaque]
+        for path in chosen.sample(merged, min(len(merged), ceil(_REMOVED / above))):
+            removed = path / f"removed{number}"
+            _put(below, removed)
+            os.mknod(layer / removed, stat.S_IFCHR, os.makedev(0, 0))
+
+
+def _is_alone(path: Path, layer: Path, layers: Sequence[Path]) -> bool:
+    """Whether a directory has no directories in it, and nothing in any other layer."""
+    others = [other / path for other in layers if other != layer and (other / path).is_dir()]
+    below = [entry for entry in os.scandir(layer / path) if entry.is_dir(follow_symlinks=False)]
+    return not below and not any(os.listdir(other) for other in others)
 
 
 def _contents(layer: Path) -> tuple[list[Path], list[Path]]:

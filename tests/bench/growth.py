@@ -24,8 +24,7 @@ def _list(stand: Stand) -> Sequence[float]:
 
 
 def _create_beside(stand: Stand) -> Sequence[float]:
-    """Files in new directories beside many names."""
-    return [stand.seconds("create", stand.root / "flat/made", "200", "100")]
+    return [stand.seconds("fill", stand.root / "flat", "1000")]
 
 
 def _with_known(stand: Stand) -> Sequence[float]:
@@ -45,5 +44,5 @@ _grow("walk of the root in {} layers", "root", _ROOTS, _walk, Kind.COLD)
 _grow("walk of 2000 files in {} layers", "spread", _LAYERS, _walk, Kind.COLD)
 _grow("time to mount {} layers", "spread", _LAYERS, _mount, Kind.COST)
 _grow("listing of {} names with stat", "flat", _ENTRIES, _list, Kind.COLD)
-_grow("200 new files beside {} names", "flat", _ENTRIES, _create_beside, Kind.WRITE)
+_grow("1000 new files beside {} names", "flat", _ENTRIES, _create_beside, Kind.WRITE)
 _grow("reading 100 files with {} names known", "flat", _KNOWN, _with_known, Kind.COLD)

@@ -20,7 +20,6 @@ _SOURCE: Final = Path(__file__).with_name("worker.c")
 _WARNINGS: Final = ("-Wall", "-Wextra", "-Wconversion", "-Werror")
 _SECONDS: Final = 300  # that a piece of work may take
 _WARM_PASSES: Final = 3
-_ALONE: Final = ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 _PLACES: Final = ("upper", "work", "point")
 _LINES: Final = 2  # of what went wrong
 _TICK: Final = os.sysconf("SC_CLK_TCK")
@@ -209,8 +208,10 @@ class Stand:
 
     def inside(self, *command: str) -> tuple[str | Path, ...]:
         """The worker's words for a command whose root directory is the tree."""
-        alone = ["--map-root-user"] if self.contender.user else _ALONE
-        return self.run("unshare", *alone, f"--root={self.root}", "--wd=/", "--", *command)
+        if self.contender.user:
+            enter = ("unshare", "--map-root-user", f"--root={self.root}", "--wd=/")
+            return self.run(*enter, "--", *command)
+        return self.run("chroot", self.root, *command)
 
     def settle(self) -> None:
         """Write what is not on disk yet, so that it is not written while something is timed."""

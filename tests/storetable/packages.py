@@ -15,28 +15,31 @@ _IN_EVERY_ROOT = ("required", "important")
 Members = Mapping[str, tarfile.TarInfo]
 
 
-def split(root: Path, layers: int, target: Path) -> list[Path]:
+def split(root: Path, layers: int, target: Path, *, dealt: bool = False) -> list[Path]:
     """Make so many layers, tars in the directory *target*, of a root's tar; answers them.
 
-    The first is the base. Each other has one of the largest packages: its files, the directories
-    above them, and dpkg's list of what is installed by then. AssertionError if the root has too few
-    packages.
+    The first is the base. Each other has one of the largest packages, or with *dealt* its part of
+    all that are not basic: their files, the directories above them, and dpkg's list of what is
+    installed by then. AssertionError if the root has too few packages.
     """
     with tarfile.open(root) as tar:
         members = {member.name.removeprefix("./"): member for member in tar}
         stanzas = _stanzas(_text(tar, members[_STATUS]))
         owners = _owners(tar, members)
-        later = _largest(members, owners, stanzas, layers - 1)
+        found = _largest(members, owners, stanzas, layers - 1)
+        count = layers - 1
+        groups = [found[n::count] if dealt else found[n : n + 1] for n in range(count)]
+        later = {package: number for number, group in enumerate(groups) for package in group}
         parts = defaultdict(list)
         for path, member in members.items():
             package = None if member.isdir() else owners.get(_content(path, member))
-            parts[package if package in later else None].append(path)
+            parts[later.get(package or "")].append(path)
         installed = "".join(stanzas[package] for package in stanzas if package not in later)
         made = [_write(target / "0.tar", tar, members, parts[None], installed)]
-        for number, package in enumerate(later, 1):
-            installed += stanzas[package]
-            paths = [*_above([*parts[package], _STATUS]), *parts[package], _STATUS]
-            made.append(_write(target / f"{number}.tar", tar, members, paths, installed))
+        for number, group in enumerate(groups):
+            installed += "".join(stanzas[package] for package in group)
+            paths = [*_above([*parts[number], _STATUS]), *parts[number], _STATUS]
+            made.append(_write(target / f"{number + 1}.tar", tar, members, paths, installed))
         return made
 
 
@@ -80,6 +83,7 @@ def _content(path: str, member: tarfile.TarInfo) -> str:
 def _largest(
     members: Members, owners: Mapping[str, str], stanzas: Mapping[str, str], count: int
 ) -> list[str]:
+    """All packages that are not basic, the largest first, at least so many."""
     sizes: Counter[str] = Counter()
     for path, member in members.items():
         if path in owners and owners[path] in stanzas:
@@ -87,7 +91,7 @@ def _largest(
     basic = re.compile(rf"^Priority: ({'|'.join(_IN_EVERY_ROOT)})$", re.MULTILINE)
     found = [package for package, _ in sizes.most_common() if not basic.search(stanzas[package])]
     assert len(found) >= count, f"{count} packages are wanted, and {len(found)} are there"
-    return found[:count]
+    return found
 
 
 def _above(paths: Iterable[str]) -> list[str]:
