@@ -222,12 +222,25 @@ static void note_question(const struct question *question, void *data)
     }
 }
 
+/* Whether a directory is in another one, or is that: the kernel moves none into itself. */
+static bool is_inside(uint64_t number, uint64_t other)
+{
+    pthread_mutex_lock(&table_lock);
+    const struct node *node = table_find(number);
+    while (node != NULL && node->number != other)
+        node = node->child == NULL ? NULL : node->child->directory->node;
+    pthread_mutex_unlock(&table_lock);
+    return node != NULL;
+}
+
 static void put_name(uint64_t parent, const char *name)
 {
     struct fuse_attr attributes = {.ino = ++python_number, .mode = S_IFDIR | 0755, .nlink = 1};
     uint8_t type = chance(2) ? DT_DIR : DT_REG;
-    names_put(parent, name, strlen(name), chance(4) ? draw_node() : python_number, type,
-              chance(2) ? &attributes : NULL, draw(3));
+    uint64_t number = chance(4) ? draw_node() : python_number;
+    if (is_inside(parent, number))
+        number = python_number;
+    names_put(parent, name, strlen(name), number, type, chance(2) ? &attributes : NULL, draw(3));
 }
 
 /* Let the plane know a directory; answers whether it did not before. */
@@ -333,7 +346,8 @@ static void answer_as_python(const struct fuse_in_header *header)
 static void speak_as_python(void)
 {
     char name[512];
-    draw_name(name);
+    if (draw_name(name) == 1)
+        strcpy(name, "unnamed");
     switch (draw(5)) {
     case 0:
         names_adopt(draw_node(), take_file, NULL);
