@@ -1,0 +1,807 @@
+/*
+ * The data plane between a kernel and a Python that are played here: requests drawn from dice, and
+ * answers and calls as unionfs/driver/plane/mirror.py would make them, or worse.
+ *
+ *     harness DIRECTORY SEED STEPS THREADS
+ *
+ * DIRECTORY has the layers "0" (base) and "1", and room for files; all that is done to files is
+ * done in it. Everything that is drawn depends on SEED alone. Ends with status 0, or a message and
+ * abort(3). Compiled with -DFUZZER, libFuzzer's input takes the place of the dice, and DIRECTORY is
+ * PLANE_DIRECTORY of the environment. Linked with --wrap=read.
+ *
+ * What is checked: no memory is misused (the sanitizers tell), each request gets exactly one reply,
+ * replies are well-formed, and the plane ends when the kernel goes.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <sanitizer/asan_interface.h>
+
+#include "names.h"
+
+enum {
+    MOST = 257 * 4096,
+    AGAIN = 600, /* as unionfs/driver/plane/__init__.py has it */
+    LAYERS = 2,
+    NODES = 200,
+    HANDLES = 1000,
+    BATCH = 6,
+    PATIENCE_MS = 60000,
+};
+
+#define CHECK(condition)                                                                           \
+    do {                                                                                           \
+        if (!(condition)) {                                                                        \
+            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                        \
+            abort();                                                                               \
+        }                                                                                          \
+    } while (0)
+
+/* Dice */
+
+static const uint8_t *dice; /* libFuzzer's, if not NULL */
+static size_t dice_left;
+static uint64_t dice_state;
+
+static uint64_t draw_bits(void)
+{
+    if (dice != NULL) {
+        uint64_t value = 0;
+        for (int at = 0; at < 2 && dice_left > 0; at++, dice_left--)
+            value = value << 8 | *dice++;
+        return value;
+    }
+    /* splitmix64 */
+    uint64_t value = dice_state += 0x9e3779b97f4a7c15u;
+    value = (value ^ value >> 30) * 0xbf58476d1ce4e5b9u;
+    value = (value ^ value >> 27) * 0x94d049bb133111ebu;
+    return value ^ value >> 31;
+}
+
+/* A number below COUNT. */
+static size_t draw(size_t count)
+{
+    return draw_bits() % count;
+}
+
+static bool chance(size_t one_in)
+{
+    return draw(one_in) == 0;
+}
+
+/* A number as it might be in a request, or not. */
+static uint64_t draw_number(void)
+{
+    switch (draw(4)) {
+    case 0:
+        return draw(8);
+    case 1:
+        return ((uint64_t)1 << draw(64)) - draw(2);
+    case 2:
+        return draw(1 << 16);
+    default:
+        return draw_bits() << 48 ^ draw_bits() << 24 ^ draw_bits();
+    }
+}
+
+static const char *const NAMES[] = {
+    "file", "dir",  "link",   "twice", "hole",  "fifo", "gone", ".wh.gone", "other", "sub",
+    "new",  "deep", "opaque", "",      ".",     "..",   "big",  "\xff\xfe", ".wh.",  "in",
+};
+
+/* A name with its zero byte; answers its size with that. No slash: what is outside stays so. */
+static size_t draw_name(char *name)
+{
+    size_t length = 0;
+    if (chance(8)) {
+        static const uint8_t lengths[] = {1, 2, 20, 254, 255};
+        length = chance(8) ? 256 + draw(50) : lengths[draw(sizeof(lengths))];
+        for (size_t at = 0; at < length; at++) {
+            char byte = (char)draw(256);
+            name[at] = byte == '\0' || byte == '/' ? 'x' : byte;
+        }
+    } else {
+        const char *known = NAMES[draw(sizeof(NAMES) / sizeof(NAMES[0]))];
+        length = strlen(known);
+        memcpy(name, known, length);
+    }
+    name[length] = '\0';
+    return length + 1;
+}
+
+/* What the kernel knows */
+
+struct seen {
+    uint64_t number;
+    uint64_t references;
+};
+
+static struct seen known[NODES];
+static size_t known_count;
+static uint64_t handles[HANDLES];
+static size_t handle_count;
+
+static void learn_node(uint64_t number)
+{
+    for (size_t at = 0; at < known_count; at++) {
+        if (known[at].number == number) {
+            known[at].references++;
+            return;
+        }
+    }
+    /* One that finds no room stays referred to. */
+    if (known_count < NODES)
+        known[known_count++] = (struct seen){number, 1};
+}
+
+static void learn_handle(uint64_t handle)
+{
+    if (handle_count < HANDLES)
+        handles[handle_count++] = handle;
+}
+
+static uint64_t draw_node(void)
+{
+    return chance(20) || known_count == 0 ? draw_number() : known[draw(known_count)].number;
+}
+
+static uint64_t draw_handle(void)
+{
+    return chance(20) || handle_count == 0 ? draw_number() : handles[draw(handle_count)];
+}
+
+/* What Python has */
+
+static int directory_fd;
+static uint64_t python_files[HANDLES];
+static size_t python_file_count;
+static uint64_t python_number = (uint64_t)1 << 40;
+
+static void take_file(int fd, void *data)
+{
+    (void)data;
+    CHECK(python_file_count < HANDLES);
+    python_files[python_file_count++] = (uint64_t)fd;
+}
+
+static void close_file(uint64_t fd)
+{
+    for (size_t at = 0; at < python_file_count; at++) {
+        if (python_files[at] == fd) {
+            python_files[at] = python_files[--python_file_count];
+            close((int)fd);
+            return;
+        }
+    }
+}
+
+/* Directories that Python knows are those whose path in the layers is known. */
+static bool path_of(uint64_t number, char *path, size_t room)
+{
+    uint64_t parent;
+    size_t length;
+    if (number == FUSE_ROOT_ID)
+        return snprintf(path, room, ".") > 0;
+    char *name = names_where(number, &parent, &length);
+    bool good = name != NULL && path_of(parent, path, room - 300);
+    if (good) {
+        if (strcmp(path, ".") == 0)
+            snprintf(path, room, "%s", name);
+        else
+            snprintf(path + strlen(path), room - strlen(path), "/%s", name);
+    }
+    free(name);
+    return good;
+}
+
+struct questions {
+    size_t count;
+    char names[32][NAME_MAX + 1];
+};
+
+static void note_question(const struct question *question, void *data)
+{
+    struct questions *asked = data;
+    CHECK(question->length <= NAME_MAX);
+    if (asked->count < 32) {
+        char *name = asked->names[asked->count++];
+        memcpy(name, question->name, question->length);
+        name[question->length] = '\0';
+    }
+}
+
+/* Whether a directory is in another one, or is that: the kernel moves none into itself. */
+static bool is_inside(uint64_t number, uint64_t other)
+{
+    pthread_mutex_lock(&table_lock);
+    const struct node *node = table_find(number);
+    while (node != NULL && node->number != other)
+        node = node->child == NULL ? NULL : node->child->directory->node;
+    pthread_mutex_unlock(&table_lock);
+    return node != NULL;
+}
+
+static void put_name(uint64_t parent, const char *name)
+{
+    struct fuse_attr attributes = {.ino = ++python_number, .mode = S_IFDIR | 0755, .nlink = 1};
+    uint8_t type = chance(2) ? DT_DIR : DT_REG;
+    uint64_t number = chance(4) ? draw_node() : python_number;
+    if (is_inside(parent, number))
+        number = python_number;
+    names_put(parent, name, strlen(name), number, type, chance(2) ? &attributes : NULL, draw(3));
+}
+
+/* Let the plane know a directory; answers whether it did not before. */
+static bool fill(uint64_t number)
+{
+    char path[PATH_MAX];
+    struct source sources[LAYERS];
+    struct questions asked = {0};
+    if (!path_of(number, path, sizeof(path)))
+        return false;
+    uint64_t references = names_adopt(number, take_file, NULL);
+    size_t count = chance(4) ? 1 : LAYERS;
+    for (size_t at = 0; at < count; at++)
+        sources[at] = (struct source){(int)(LAYERS - 1 - at), strdup(path)};
+    if (names_fill(number, FUSE_ROOT_ID, references, sources, count, note_question, &asked) != 0)
+        return false;
+    for (size_t at = 0; at < asked.count; at++) {
+        if (chance(3))
+            names_remove(number, asked.names[at], strlen(asked.names[at]));
+        else if (chance(2))
+            put_name(number, asked.names[at]);
+    }
+    return true;
+}
+
+static int open_any(void)
+{
+    char name[20];
+    snprintf(name, sizeof(name), "own%zu", draw(4));
+    return openat(directory_fd, name, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+}
+
+static void reply_with(uint64_t unique, int error, const void *data, size_t size)
+{
+    struct fuse_out_header header = {
+        .len = (uint32_t)(sizeof(header) + size), .error = -error, .unique = unique};
+    /* libfuse's memory: what is not its reply's is not to be read. */
+    char *copy = malloc(size);
+    if (size != 0)
+        memcpy(copy, data, size);
+    struct iovec parts[2] = {{&header, sizeof(header)}, {copy, size}};
+    ssize_t written = channel_write(-1, parts, size ? 2 : 1, NULL);
+    CHECK(written == (ssize_t)header.len);
+    free(copy);
+}
+
+/* What mirror.py and operations.py do with a request that the plane left to them. */
+static void answer_as_python(const struct fuse_in_header *header)
+{
+    static const int errors[] = {ENOENT, EIO, ENOSYS, ESTALE, EACCES, 511};
+    struct {
+        struct fuse_entry_out entry;
+        struct open_reply open;
+    } created = {.entry = {.nodeid = ++python_number, .attr = {.mode = S_IFREG | 0644}}};
+    int fd;
+    switch (header->opcode) {
+    case FUSE_FORGET:
+    case FUSE_BATCH_FORGET:
+    case FUSE_INTERRUPT:
+    case FUSE_NOTIFY_REPLY:
+        return;
+    case FUSE_RELEASE:
+        close_file(((const struct fuse_release_in *)(header + 1))->fh);
+        reply_with(header->unique, 0, NULL, 0);
+        return;
+    case FUSE_LOOKUP:
+    case FUSE_OPENDIR:
+        if (fill(header->nodeid)) {
+            reply_with(header->unique, AGAIN, NULL, 0);
+            return;
+        }
+        if (header->opcode == FUSE_OPENDIR) {
+            created.open.fh = (uint64_t)1 << 62 | python_number;
+            reply_with(header->unique, 0, &created.open, sizeof(created.open));
+            return;
+        }
+        if (chance(2)) {
+            reply_with(header->unique, 0, &created.entry, sizeof(created.entry));
+            return;
+        }
+        break;
+    case FUSE_OPEN:
+    case FUSE_CREATE:
+        names_adopt(header->nodeid, take_file, NULL);
+        fd = python_file_count < HANDLES && !chance(4) ? open_any() : -1;
+        if (fd < 0)
+            break;
+        take_file(fd, NULL);
+        created.open.fh = (uint64_t)fd;
+        CHECK(handles_offer(fd, chance(2)) == 0);
+        if (header->opcode == FUSE_OPEN)
+            reply_with(header->unique, 0, &created.open, sizeof(created.open));
+        else
+            reply_with(header->unique, 0, &created, sizeof(created));
+        return;
+    default:
+        break;
+    }
+    reply_with(header->unique, errors[draw(sizeof(errors) / sizeof(errors[0]))], NULL, 0);
+}
+
+/* What Python says unasked. */
+static void speak_as_python(void)
+{
+    char name[512];
+    if (draw_name(name) == 1)
+        strcpy(name, "unnamed");
+    switch (draw(5)) {
+    case 0:
+        names_adopt(draw_node(), take_file, NULL);
+        break;
+    case 1:
+        names_remove(draw_node(), name, strlen(name));
+        break;
+    case 2:
+        put_name(draw_node(), name);
+        break;
+    case 3:
+        names_changing(draw_node());
+        break;
+    default:
+        names_refer(draw_node());
+    }
+}
+
+/* Requests */
+
+/*
+ * What bodies consist of: (h)andle, (n)ode, (o)ffset and (q)uad of 8 bytes; (s)ize, (f)lags, (c)all
+ * of ioctl(2) and (w)ord of 4; (N)ame; (D)ata; (F)orgotten nodes after their count.
+ */
+static const struct {
+    uint32_t opcode;
+    const char *body;
+} LAYOUTS[] = {
+    {FUSE_LOOKUP, "N"},
+    {FUSE_LOOKUP, "N"},
+    {FUSE_LOOKUP, "N"},
+    {FUSE_FORGET, "q"},
+    {FUSE_BATCH_FORGET, "F"},
+    {FUSE_GETATTR, "fwh"},
+    {FUSE_SETATTR, "fwhoqqqqwwwwwwww"},
+    {FUSE_READLINK, ""},
+    {FUSE_SYMLINK, "NN"},
+    {FUSE_MKNOD, "wwwwN"},
+    {FUSE_MKDIR, "wwN"},
+    {FUSE_UNLINK, "N"},
+    {FUSE_RMDIR, "N"},
+    {FUSE_RENAME, "nNN"},
+    {FUSE_LINK, "nN"},
+    {FUSE_OPEN, "fw"},
+    {FUSE_OPEN, "fw"},
+    {FUSE_READ, "hosfqfw"},
+    {FUSE_WRITE, "hosfqfwD"},
+    {FUSE_STATFS, ""},
+    {FUSE_RELEASE, "hffq"},
+    {FUSE_FSYNC, "hfw"},
+    {FUSE_SETXATTR, "sfND"},
+    {FUSE_GETXATTR, "swN"},
+    {FUSE_LISTXATTR, "sw"},
+    {FUSE_REMOVEXATTR, "N"},
+    {FUSE_FLUSH, "hwwq"},
+    {FUSE_OPENDIR, "fw"},
+    {FUSE_OPENDIR, "fw"},
+    {FUSE_READDIR, "hosfqfw"},
+    {FUSE_READDIRPLUS, "hosfqfw"},
+    {FUSE_READDIRPLUS, "hosfqfw"},
+    {FUSE_RELEASEDIR, "hffq"},
+    {FUSE_FSYNCDIR, "hfw"},
+    {FUSE_ACCESS, "fw"},
+    {FUSE_CREATE, "fwwwN"},
+    {FUSE_INTERRUPT, "q"},
+    {FUSE_IOCTL, "hfcqswD"},
+    {FUSE_FALLOCATE, "hoqfw"},
+    {FUSE_RENAME2, "nfwNN"},
+    {FUSE_LSEEK, "hofw"},
+    {FUSE_COPY_FILE_RANGE, "honhoqq"},
+    {51 /* FUSE_TMPFILE */, "fwwwN"},
+    {52 /* FUSE_STATX */, "wwhww"},
+    {53 /* FUSE_COPY_FILE_RANGE_64 */, "honhoqq"},
+};
+
+struct packet {
+    struct fuse_in_header header;
+    char body[MOST - sizeof(struct fuse_in_header)];
+};
+
+static void append(struct packet *packet, const void *data, size_t size)
+{
+    memcpy((char *)packet + packet->header.len, data, size);
+    packet->header.len += (uint32_t)size;
+}
+
+static void append_forgotten(struct packet *packet)
+{
+    struct fuse_batch_forget_in batch = {.count = (uint32_t)draw(10)};
+    append(packet, &batch, sizeof(batch));
+    for (size_t at = 0; at < batch.count; at++) {
+        struct fuse_forget_one one = {draw_node(), draw(3)};
+        append(packet, &one, sizeof(one));
+    }
+}
+
+static void append_field(struct packet *packet, char field)
+{
+    static const uint32_t calls[] = {FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IOC_FSGETXATTR,
+                                     FS_IOC_FSSETXATTR, FS_IOC_GETVERSION};
+    static const uint32_t sizes[] = {0, 1, 100, 152, 4096, 1 << 16, 1 << 17};
+    static const uint32_t flags[] = {0, 0, 0, 1, 2, 3, 4, 0x10, 0x20, O_APPEND, O_TRUNC, O_CREAT};
+    char data[600];
+    uint64_t quad;
+    uint32_t word;
+    switch (field) {
+    case 'N':
+        append(packet, data, draw_name(data));
+        return;
+    case 'D':
+        memset(data, 'd', sizeof(data));
+        append(packet, data, draw(sizeof(data)));
+        return;
+    case 'F':
+        append_forgotten(packet);
+        return;
+    case 'h':
+        quad = packet->header.opcode == FUSE_READDIRPLUS && !chance(10) ? packet->header.nodeid
+                                                                       : draw_handle();
+        append(packet, &quad, sizeof(quad));
+        return;
+    case 'n':
+        quad = draw_node();
+        append(packet, &quad, sizeof(quad));
+        return;
+    case 'o':
+        quad = chance(2) ? 0 : draw_number();
+        append(packet, &quad, sizeof(quad));
+        return;
+    case 'q':
+        quad = draw_number();
+        append(packet, &quad, sizeof(quad));
+        return;
+    case 's':
+        word = chance(8) ? (uint32_t)draw_number() : sizes[draw(sizeof(sizes) / sizeof(sizes[0]))];
+        break;
+    case 'f':
+        word = chance(8) ? (uint32_t)draw_number() : flags[draw(sizeof(flags) / sizeof(flags[0]))];
+        break;
+    case 'c':
+        word = chance(8) ? (uint32_t)draw_number() : calls[draw(sizeof(calls) / sizeof(calls[0]))];
+        break;
+    default:
+        word = (uint32_t)draw_number();
+    }
+    append(packet, &word, sizeof(word));
+}
+
+/* Make a request of something else. */
+static void mutate(struct packet *packet)
+{
+    size_t body = packet->header.len - sizeof(packet->header);
+    switch (draw(5)) {
+    case 0:
+        packet->header.len -= (uint32_t)draw(body + 1);
+        break;
+    case 1:
+        packet->header.opcode = chance(2) ? (uint32_t)draw(60) : (uint32_t)draw_number();
+        break;
+    case 2:
+        memset(packet->body + body, (int)draw(256), 200);
+        packet->header.len += (uint32_t)draw(200);
+        break;
+    default:
+        for (size_t count = body == 0 ? 0 : 1 + draw(4); count > 0; count--)
+            packet->body[draw(body)] ^= (char)(1 << draw(8));
+    }
+}
+
+static void draw_request(struct packet *packet, uint64_t unique)
+{
+    size_t which = draw(sizeof(LAYOUTS) / sizeof(LAYOUTS[0]));
+    packet->header = (struct fuse_in_header){.len = sizeof(packet->header),
+                                             .opcode = LAYOUTS[which].opcode,
+                                             .unique = unique,
+                                             .nodeid = draw_node()};
+    for (const char *field = LAYOUTS[which].body; *field != '\0'; field++)
+        append_field(packet, *field);
+    if (chance(6))
+        mutate(packet);
+}
+
+static bool is_answered(uint32_t opcode)
+{
+    switch (opcode) {
+    case FUSE_FORGET:
+    case FUSE_BATCH_FORGET:
+    case FUSE_INTERRUPT:
+    case FUSE_NOTIFY_REPLY:
+        return false;
+    default:
+        return true;
+    }
+}
+
+/* Replies */
+
+/* A request that is on its way. */
+struct sent {
+    uint64_t unique;
+    uint32_t opcode;
+    uint64_t node;
+    size_t size; /* that READ and READDIRPLUS have asked for */
+};
+
+static void check_listing(const char *at, size_t size)
+{
+    uint64_t cookie = 0;
+    while (size > 0) {
+        const struct fuse_direntplus *entry = (const struct fuse_direntplus *)at;
+        CHECK(size >= FUSE_NAME_OFFSET_DIRENTPLUS);
+        CHECK(size >= FUSE_DIRENTPLUS_SIZE(entry));
+        CHECK(entry->dirent.namelen > 0 && entry->dirent.namelen <= NAME_MAX);
+        CHECK(memchr(entry->dirent.name, '/', entry->dirent.namelen) == NULL);
+        CHECK(memchr(entry->dirent.name, '\0', entry->dirent.namelen) == NULL);
+        CHECK(entry->dirent.ino != 0 || entry->dirent.namelen <= 2);
+        CHECK(entry->dirent.off > cookie);
+        cookie = entry->dirent.off;
+        if (entry->entry_out.nodeid != 0)
+            learn_node(entry->entry_out.nodeid);
+        at += FUSE_DIRENTPLUS_SIZE(entry);
+        size -= FUSE_DIRENTPLUS_SIZE(entry);
+    }
+}
+
+static void check_reply(const struct sent *sent, const struct fuse_out_header *header)
+{
+    const void *body = header + 1;
+    size_t size = header->len - sizeof(*header);
+    const struct fuse_entry_out *entry = body;
+    CHECK(header->error <= 0 && header->error > -512);
+    if (header->error != 0) {
+        CHECK(size == 0);
+        return;
+    }
+    switch (sent->opcode) {
+    case FUSE_LOOKUP:
+        CHECK(size == sizeof(*entry));
+        if (entry->nodeid != 0)
+            learn_node(entry->nodeid);
+        break;
+    case FUSE_GETATTR:
+        CHECK(size == sizeof(struct fuse_attr_out));
+        break;
+    case FUSE_OPEN:
+    case FUSE_OPENDIR:
+        CHECK(size == sizeof(struct open_reply));
+        learn_handle(((const struct open_reply *)body)->fh);
+        break;
+    case FUSE_CREATE:
+        CHECK(size == sizeof(*entry) + sizeof(struct open_reply));
+        learn_node(entry->nodeid);
+        learn_handle(((const struct open_reply *)(entry + 1))->fh);
+        break;
+    case FUSE_READDIRPLUS:
+        CHECK(size <= sent->size);
+        check_listing(body, size);
+        break;
+    case FUSE_READ:
+        CHECK(size <= sent->size);
+        break;
+    case FUSE_READLINK:
+        CHECK(size > 0);
+        break;
+    default:
+        break;
+    }
+}
+
+/* The kernel's end of the channel, the plane's, Python's, and what is on its way */
+
+static int kernel;
+static int plane;
+static int ready;
+static struct sent batch[BATCH];
+static size_t batch_count;
+
+ssize_t __real_read(int fd, void *buffer, size_t size);
+
+/* The plane's read(2). What is behind a request in its buffer is not to be looked at. */
+ssize_t __wrap_read(int fd, void *buffer, size_t size)
+{
+    if (fd != plane)
+        return __real_read(fd, buffer, size);
+    ASAN_UNPOISON_MEMORY_REGION(buffer, size);
+    ssize_t got = __real_read(fd, buffer, size);
+    if (got > 0)
+        ASAN_POISON_MEMORY_REGION((char *)buffer + got, size - (size_t)got);
+    return got;
+}
+
+static void receive(void)
+{
+    static char bytes[MOST + 4096] __attribute__((aligned(8)));
+    ssize_t size = recv(kernel, bytes, sizeof(bytes), 0);
+    const struct fuse_out_header *header = (const struct fuse_out_header *)bytes;
+    CHECK(size >= (ssize_t)sizeof(*header) && header->len == size);
+    if (header->unique == 0)
+        return; /* a notification */
+    for (size_t at = 0; at < batch_count; at++) {
+        if (batch[at].unique == header->unique) {
+            check_reply(&batch[at], header);
+            batch[at] = batch[--batch_count];
+            return;
+        }
+    }
+    CHECK(!"a reply that nobody waits for");
+}
+
+static bool serve_python(void)
+{
+    static char bytes[MOST] __attribute__((aligned(8)));
+    ssize_t size = channel_read(-1, bytes, sizeof(bytes), NULL);
+    if (size < 0) {
+        CHECK(errno == EINTR || errno == ENODEV);
+        return errno == EINTR;
+    }
+    const struct fuse_in_header *header = (const struct fuse_in_header *)bytes;
+    CHECK(size >= (ssize_t)sizeof(*header) && header->len == size);
+    /* What is too short libfuse doesn't hand to Python. */
+    if (header->opcode == FUSE_RELEASE && header->len < sizeof(*header) + sizeof(struct fuse_release_in))
+        reply_with(header->unique, EIO, NULL, 0);
+    else
+        answer_as_python(header);
+    return true;
+}
+
+static void await_replies(void)
+{
+    while (batch_count > 0) {
+        struct pollfd waiting[2] = {{.fd = kernel, .events = POLLIN}, {.fd = ready, .events = POLLIN}};
+        CHECK(poll(waiting, 2, PATIENCE_MS) > 0);
+        if (waiting[0].revents)
+            receive();
+        if (waiting[1].revents)
+            CHECK(serve_python());
+    }
+}
+
+static void note_forgotten(const struct packet *packet)
+{
+    /* The plane forgets what it is told, so that later requests on it are wild ones. */
+    if (packet->header.opcode == FUSE_FORGET && known_count > 0 && chance(2)) {
+        size_t at = draw(known_count);
+        if (known[at].number == packet->header.nodeid)
+            known[at] = known[--known_count];
+    }
+}
+
+static void send_request(uint64_t unique)
+{
+    static struct packet packet;
+    draw_request(&packet, unique);
+    /* The length that is told and the true one, once in a while. */
+    bool lies = chance(200);
+    size_t size = packet.header.len;
+    if (lies)
+        packet.header.len += 1 + (uint32_t)draw(100);
+    if (packet.header.opcode == FUSE_INIT || packet.header.opcode == FUSE_DESTROY)
+        packet.header.opcode = FUSE_STATFS;
+    if (packet.header.opcode == FUSE_RELEASE && size >= sizeof(packet.header) + 8) {
+        uint64_t handle;
+        memcpy(&handle, packet.body, sizeof(handle));
+        for (size_t at = 0; at < handle_count; at++)
+            if (handles[at] == handle)
+                handles[at] = handles[--handle_count];
+    }
+    note_forgotten(&packet);
+    if (!lies && is_answered(packet.header.opcode)) {
+        struct sent sent = {unique, packet.header.opcode, packet.header.nodeid, 0};
+        if (size >= sizeof(packet.header) + sizeof(struct fuse_read_in))
+            sent.size = ((const struct fuse_read_in *)packet.body)->size;
+        batch[batch_count++] = sent;
+    }
+    CHECK(send(kernel, &packet, size, 0) == (ssize_t)size);
+}
+
+static void play(size_t steps)
+{
+    static uint64_t unique;
+    for (size_t step = 0; step < steps && (dice == NULL || dice_left > 0); step++) {
+        for (size_t count = 1 + draw(BATCH); count > 0; count--)
+            send_request(unique += 2);
+        if (chance(4) && python_file_count < HANDLES / 2)
+            speak_as_python();
+        await_replies();
+    }
+}
+
+static void begin(const char *directory, int threads)
+{
+    int ends[2], room = 8 << 20;
+    struct rlimit limit = {64 << 20, 64 << 20};
+    struct stat status;
+    /* Drawn handles may be any descriptor, and these are nobody's to write to. */
+    for (int fd = 0; fd < 3; fd++)
+        CHECK(fstat(fd, &status) == 0 && !S_ISREG(status.st_mode));
+    signal(SIGXFSZ, SIG_IGN);
+    CHECK(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+    directory_fd = open(directory, O_DIRECTORY | O_CLOEXEC);
+    CHECK(directory_fd >= 0);
+    CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0);
+    for (int end = 0; end < 2; end++)
+        CHECK(setsockopt(ends[end], SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room)) == 0);
+    for (int layer = 0; layer < LAYERS; layer++) {
+        char name[2] = {(char)('0' + layer), '\0'};
+        int root = openat(directory_fd, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+        CHECK(root >= 0 && fstat(root, &status) == 0);
+        CHECK(layers_set(layer, root, layer == 0, status.st_dev, 0) == 0);
+    }
+    layers_know_owners(true);
+    handles_configure(false, 1 << 20);
+    channel_keep_listings(false);
+    kernel = ends[0];
+    plane = ends[1];
+    ready = channel_start(plane, threads, MOST, false);
+    CHECK(ready >= 0);
+    learn_node(FUSE_ROOT_ID);
+}
+
+#ifdef FUZZER
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static bool begun;
+    if (!begun)
+        begin(getenv("PLANE_DIRECTORY"), 1);
+    begun = true;
+    dice = data;
+    dice_left = size;
+    play(SIZE_MAX);
+    return 0;
+}
+
+#else
+
+static void end(void)
+{
+    CHECK(recv(kernel, &(char){0}, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN);
+    close(kernel);
+    do {
+        struct pollfd waiting = {.fd = ready, .events = POLLIN};
+        CHECK(poll(&waiting, 1, PATIENCE_MS) > 0);
+    } while (serve_python());
+}
+
+int main(int count, char **words)
+{
+    CHECK(count == 5);
+    dice_state = strtoull(words[2], NULL, 10);
+    begin(words[1], atoi(words[4]));
+    play(strtoul(words[3], NULL, 10));
+    end();
+    return 0;
+}
+
+#endif
