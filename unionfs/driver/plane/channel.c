@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -8,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "changes.h"
@@ -376,14 +378,55 @@ ssize_t channel_write(int fd, struct iovec *parts, int count, void *data)
     return written;
 }
 
+/*
+ * Waiting. Who asks usually asks again as soon as it has its answer; to fall asleep in between, and
+ * be woken, costs both sides more than a request does. So one thread at a time looks again for a
+ * while, as long as that has paid lately.
+ */
+enum { LOOK_NANOSECONDS = 40 * 1000, LOOKS_IN_VAIN = 8 };
+
+static atomic_flag looking = ATOMIC_FLAG_INIT;
+
+static int64_t now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
+}
+
+static bool is_readable(void)
+{
+    struct pollfd wanted = {.fd = kernel_fd, .events = POLLIN};
+    return poll(&wanted, 1, 0) != 0;
+}
+
+/* As read(2). VAIN: how often looking was in vain of late. */
+static ssize_t receive(char *bytes, unsigned *vain)
+{
+    int64_t start = now();
+    if (*vain < LOOKS_IN_VAIN && !atomic_flag_test_and_set(&looking)) {
+        bool readable;
+        do
+            readable = is_readable();
+        while (!readable && now() - start < LOOK_NANOSECONDS);
+        atomic_flag_clear(&looking);
+        *vain = readable ? 0 : *vain + 1;
+    }
+    ssize_t size = read(kernel_fd, bytes, request_most);
+    if (*vain == LOOKS_IN_VAIN && now() - start < LOOK_NANOSECONDS)
+        *vain = 0;
+    return size;
+}
+
 static void *serve(void *argument)
 {
     (void)argument;
     changes_begin();
+    unsigned vain = LOOKS_IN_VAIN;
     char *bytes = malloc(request_most);
     struct scratch scratch = {malloc(request_most), request_most};
     while (bytes != NULL && scratch.memory != NULL) {
-        ssize_t size = read(kernel_fd, bytes, request_most);
+        ssize_t size = receive(bytes, &vain);
         if (size > 0)
             handle(bytes, (size_t)size, &scratch, false);
         else if (size == 0 || (errno != EINTR && errno != EAGAIN && errno != ENOENT))
