@@ -58,6 +58,19 @@ def is_union(point: bytes) -> bool:
     return mount is not None and mount.kind == TYPE
 
 
+def set_readahead(point: bytes, size: int) -> None:
+    """Let the kernel read *size* bytes ahead in files of the mount at *point*, where we may.
+
+    Documentation/ABI/testing/sysfs-class-bdi.
+    """
+    mount = visible_at(point)
+    # Without privileges, or without /sys, it stays as it is.
+    with contextlib.suppress(OSError):
+        if mount is not None:
+            with open(f"/sys/class/bdi/{mount.device}/read_ahead_kb", "w") as setting:
+                setting.write(str(size // 1024))
+
+
 def is_dead(point: bytes) -> bool:
     """Whether the mount at *point* is one of FUSE whose process is gone (ENOTCONN)."""
     try:

@@ -41,6 +41,8 @@ _ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # How long a daemon that is on its way out may take to let go of its upper.
 _SECONDS_TO_LET_GO: Final = 10
 _OVERLAYFS_METACOPY: Final = "/sys/module/overlay/parameters/metacopy"
+# Bytes. Larger requests are fewer; what is larger still could not be spliced (files.c).
+_READAHEAD: Final = 896 * 1024
 _WORK_SUFFIX: Final = b".work"
 _PASSED_ON: Final = frozenset(
     ("dev", "suid", "noexec", "sync", "dirsync", "noatime", "allow_other", "allow_root", "debug")
@@ -245,6 +247,7 @@ def _mounted(plan: Plan, operations: UnionOperations, mirror: PlaneMirror | None
         passthrough = handshake.negotiate(
             descriptor, passthrough=native and syscalls.may_use_trusted_attributes()
         )
+        mounts.set_readahead(plan.point, _READAHEAD)
         if native:
             plane.start(
                 descriptor,
