@@ -25,16 +25,16 @@ class MirroredError(Exception):
 
 
 class Whereabouts(NamedTuple):
-    """Where a plain node is: a name in the directory *parent*, found in the layer at *position*.
+    """Where a plain node is: a name in the directory *parent*.
 
-    mode: its type and permissions. entry: makes its entry, as it was found, of the directory's.
+    positions: of the layers that have it, topmost first; one, but for a directory. entry: makes its
+    entry in the layer at a position, as it was found, of the directory's there.
     """
 
     parent: int
     name: bytes
-    position: int
-    mode: int
-    entry: Callable[[Entry], Entry]
+    positions: Sequence[int]
+    entry: Callable[[int, Entry], Entry]
 
 
 class Adopted(NamedTuple):

@@ -11,7 +11,6 @@ import errno
 import functools
 import logging
 import os
-import stat
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -249,33 +248,29 @@ class Tree:
         return node
 
     def adopt(self, number: int, parent: Node, place: Whereabouts) -> Node | None:
-        """The node of a number that only the mirror knows; None if it is another one now."""
+        """The node of a number that only the mirror knows; None if it is another one by now.
+
+        It is as the mirror has found it: a layer that changed meanwhile must not deceive us.
+        """
         if parent.children is None:
             parent.children = {}
         known = parent.children.get(place.name)
-        if not isinstance(known, Node):
-            if stat.S_ISDIR(place.mode):
-                sources = merge.resolve(self._layers, parent.stack, place.name, place.position)
-                if not sources:
-                    return None
-                known = self._discover(parent, place.name, sources)
-            else:
-                known = self._adopt_file(number, parent, place)
-        return known if known.number == number else None
-
-    def _adopt_file(self, number: int, parent: Node, place: Whereabouts) -> Node:
-        """It is as the mirror has found it: a layer that changed meanwhile must not deceive us."""
-        directory = next(source for source in parent.stack if source.position == place.position)
-        source = directory._replace(entry=place.entry(directory.entry))
-        in_upper = source.position == self._upper_position
-        attributes = source.entry.attributes
-        identity = self._numbering.identity(source.position, attributes)
-        upper, lower = (source, ()) if in_upper else (None, (source,))
-        node = Node(number, identity, attributes.st_mode, upper, lower)
-        if in_upper:
-            node.content = source
+        if isinstance(known, Node):
+            return known if known.number == number else None
+        above = {source.position: source for source in parent.stack}
+        sources = [
+            above[position]._replace(entry=place.entry(position, above[position].entry))
+            for position in place.positions
+        ]
+        first = sources[0]
+        upper = sources.pop(0) if first.position == self._upper_position else None
+        base = sources[0] if sources else first
+        identity = self._numbering.identity(base.position, base.entry.attributes)
+        node = Node(number, identity, first.entry.attributes.st_mode, upper, sources)
+        if not node.is_directory:
+            node.content = upper
         self.nodes.add(node)
-        self.nodes.add_name(node, parent, place.name, None if in_upper else source.position)
+        self.nodes.add_name(node, parent, place.name, None if upper else first.position)
         return node
 
     def adopt_removed(self, number: int) -> Node | None:

@@ -234,7 +234,7 @@ class DirectoryLayer:
             raise OSError(errno.ESTALE, _CHANGED, self._path_of(entry.handle)) from cause
 
     def known_entry(self, directory: Entry, name: bytes, attributes: Attributes) -> Entry:
-        """The entry of what is no directory, and was found with *attributes* before."""
+        """The entry of what was found before with *attributes*, and without marks."""
         return Entry(attributes, Place(directory.handle, name))
 
     def path_to_read(self, directory: Entry) -> bytes | None:

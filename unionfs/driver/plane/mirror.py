@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Sequence
-from functools import partial
 from types import SimpleNamespace
 from typing import Final
 
@@ -15,7 +14,7 @@ from unionfs.layers import places
 from unionfs.layers.base import Layer
 from unionfs.layers.directory import DirectoryLayer
 from unionfs.mirror import Adopted, Whereabouts
-from unionfs.model import Attributes, PackedAttributes
+from unionfs.model import Attributes, Entry, PackedAttributes
 from unionfs.nodes import INODE_BITS, Node
 
 # struct fuse_attr of include/uapi/linux/fuse.h.
@@ -143,10 +142,13 @@ class PlaneMirror:
         found = _plane.where(number)
         if found is None:
             return None
-        parent, name, position, attributes = found
-        known = self._attributes(position, attributes)
-        entry = partial(self._layers[position].known_entry, name=name, attributes=known)
-        return Whereabouts(parent, name, position, known.st_mode, entry)
+        parent, name, positions, packed = found
+
+        def entry(position: int, directory: Entry) -> Entry:
+            attributes = self._attributes(position, packed)
+            return self._layers[position].known_entry(directory, name, attributes)
+
+        return Whereabouts(parent, name, positions, entry)
 
     def _attributes(self, position: int, packed: bytes) -> Attributes:
         """Attributes as the layer gave them, which the plane made *packed* of."""

@@ -324,8 +324,9 @@ static PyObject *refer(PyObject *module, PyObject *argument)
 
 PyDoc_STRVAR(where_doc,
              "where(number)\n\n"
-             "Of a plain node: the number of the directory that it is in, its name, the position of\n"
-             "the layer, and its attributes (struct fuse_attr) as they are known; or None.");
+             "Of a plain node: the number of the directory that it is in, its name, the positions of\n"
+             "the layers that have it, and its attributes (struct fuse_attr) as they were when it was\n"
+             "found; or None.");
 
 static PyObject *where(PyObject *module, PyObject *argument)
 {
@@ -336,8 +337,12 @@ static PyObject *where(PyObject *module, PyObject *argument)
         return NULL;
     if (!names_where(number, &found))
         Py_RETURN_NONE;
-    return Py_BuildValue("Ky#iy#", (unsigned long long)found.parent, found.name,
-                         (Py_ssize_t)found.length, found.layer, (const char *)&found.attributes,
+    PyObject *layers = PyTuple_New((Py_ssize_t)found.count);
+    for (size_t at = 0; layers != NULL && at < found.count; at++)
+        PyTuple_SetItem(layers, (Py_ssize_t)at, PyLong_FromLong(found.layers[at]));
+    free(found.layers);
+    return Py_BuildValue("Ky#Ny#", (unsigned long long)found.parent, found.name,
+                         (Py_ssize_t)found.length, layers, (const char *)&found.attributes,
                          (Py_ssize_t)sizeof(found.attributes));
 }
 

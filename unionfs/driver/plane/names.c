@@ -39,8 +39,7 @@ struct fuse_entry_out names_entry(const struct node *node, const struct fuse_att
 static void ask_for(const struct directory *directory, const struct child *child,
                     names_asker *ask, void *data)
 {
-    int layer = child->source == IN_UPPER ? layers_upper() : directory->sources[child->source].layer;
-    struct question question = {child->name, child->length, layer};
+    struct question question = {child->name, child->length, tree_layer(directory, child->source)};
     ask(&question, data);
 }
 
@@ -195,20 +194,24 @@ bool names_where(uint64_t number, struct whereabouts *found)
     pthread_mutex_lock(&table_lock);
     const struct node *node = settled_node(number);
     const struct child *child = node == NULL || node->pinned ? NULL : node->child;
-    bool known = child != NULL && child->directory->node != NULL;
-    if (known) {
-        const struct directory *directory = child->directory;
+    int *layers = NULL;
+    if (child != NULL && child->directory->node != NULL)
+        layers = calloc(child->more + 1u, sizeof(*layers));
+    if (layers != NULL) {
         *found = (struct whereabouts){
-            .parent = directory->node->number,
+            .parent = child->directory->node->number,
             .length = child->length,
-            .layer = child->source == IN_UPPER ? layers_upper()
-                                               : directory->sources[child->source].layer,
             .attributes = node->attributes,
+            .count = child->more + 1u,
+            .layers = layers,
         };
         memcpy(found->name, child->name, child->length);
+        for (size_t at = 0; at < found->count; at++)
+            layers[at] = tree_layer(child->directory,
+                                    at == 0 ? child->source : child->further[at - 1]);
     }
     pthread_mutex_unlock(&table_lock);
-    return known;
+    return layers != NULL;
 }
 
 uint64_t names_adopt(uint64_t number, handles_taker *take, void *data, int *fd)

@@ -69,8 +69,9 @@ struct whereabouts {
     uint64_t parent;
     size_t length;
     char name[NAME_MAX + 1];
-    int layer;
     struct fuse_attr attributes;
+    size_t count;
+    int *layers; /* the positions of those that have it, topmost first; to be freed */
 };
 
 /* Answers whether NUMBER is a plain node that has a name. */

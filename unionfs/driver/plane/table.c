@@ -226,6 +226,7 @@ void table_remove_child(struct child *child)
     if (node != NULL) {
         child->node = NULL;
         node->child = NULL;
+        node->changing = node->pinned;
         if (node->references == 0)
             table_drop(node);
     }

@@ -58,7 +58,7 @@ void tree_close(const struct directory *directory, const int *fds)
             close(fds[at]);
 }
 
-static int layer_of(const struct directory *directory, size_t source)
+int tree_layer(const struct directory *directory, size_t source)
 {
     return source == IN_UPPER ? layers_upper() : directory->sources[source].layer;
 }
@@ -145,7 +145,7 @@ static struct directory *new_directory(struct source *sources, size_t count, int
 static int read_source(struct directory *directory, size_t source, int fd)
 {
     size_t count;
-    struct found *found = layers_list(layer_of(directory, source), fd, &count);
+    struct found *found = layers_list(tree_layer(directory, source), fd, &count);
     if (found == NULL)
         return errno;
     bool good = true;
@@ -293,7 +293,7 @@ static bool is_unmarked(const struct child *child, int *fds)
         size_t source = at == 0 ? child->source : child->further[at - 1];
         int fd = source_fd(directory, source, fds);
         if (fd < 0
-            || layers_has_marks(layer_of(directory, source), fd, child->name, is_directory))
+            || layers_has_marks(tree_layer(directory, source), fd, child->name, is_directory))
             return false;
     }
     return true;
@@ -311,7 +311,7 @@ static int examine(const struct child *child, int *fds, uint64_t *number,
     int fd = source_fd(directory, child->source, fds);
     if (fd < 0)
         return 1;
-    int layer = layer_of(directory, child->source);
+    int layer = tree_layer(directory, child->source);
     int result = layers_stat(layer, fd, child->name, child->type, number, attributes);
     if (result == 0 && !is_unmarked(child, fds)) {
         *number = 0; /* it may depend on the mark */
@@ -327,7 +327,7 @@ static int examine(const struct child *child, int *fds, uint64_t *number,
     fd = source_fd(directory, child->further[0], fds);
     if (fd < 0)
         return 1;
-    result = layers_stat(layer_of(directory, child->further[0]), fd, child->name, child->type,
+    result = layers_stat(tree_layer(directory, child->further[0]), fd, child->name, child->type,
                          number, &ignored);
     attributes->ino = *number;
     return result;

@@ -28,6 +28,9 @@ int tree_install(struct directory *directory, uint64_t number, struct node **nod
  */
 bool tree_knows(uint64_t number);
 
+/* The position of the layer that SOURCE of DIRECTORY, or IN_UPPER, is of. */
+int tree_layer(const struct directory *directory, size_t source);
+
 /*
  * Descriptors of what a directory consists of: its sources, and at last the upper; -1 for those
  * that are not open yet.
