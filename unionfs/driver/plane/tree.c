@@ -313,8 +313,10 @@ static int examine(const struct child *child, int *fds, uint64_t *number,
         return 1;
     int layer = tree_layer(directory, child->source);
     int result = layers_stat(layer, fd, child->name, child->type, number, attributes);
+    if (result == 1 && child->source == IN_UPPER)
+        *number = 0; /* it may be noted in a mark */
     if (result == 0 && !is_unmarked(child, fds)) {
-        *number = 0; /* it may depend on the mark */
+        *number = 0;
         return 1;
     }
     if (result != 0 || child->more == 0)
