@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 import trio
 
-from unionfs import copyup, merge
+from unionfs import copyup, flags, merge
 from unionfs.layers import markers, places
 from unionfs.layers.base import Layer
 from unionfs.layers.places import Place
@@ -215,6 +215,25 @@ class Tree:
             node.content = merge.content(self._layers, parents, name, node.top)
         return node.content
 
+    def protection(self, node: Node) -> int:
+        """Which of :data:`unionfs.flags.PROTECTING` a node has.
+
+        What has the flag itself in the upper is protected there.
+        """
+        if node.protection is None:
+            node.protection = self._find_protection(node)
+        return node.protection
+
+    def protect(self, node: Node, protection: int) -> None:
+        """Let a node, which the upper has, have just these of PROTECTING."""
+        assert node.upper is not None
+        place: Place = node.upper.entry.handle
+        if protection:
+            self.upper.set_mark(place, markers.PROTECTION, flags.mark(protection))
+        else:
+            self.upper.remove_mark(place, markers.PROTECTION)
+        node.protection = protection
+
     # Keeping and forgetting
 
     def forget(self, node: Node, count: int) -> None:
@@ -241,6 +260,7 @@ class Tree:
         number = self.nodes.free(self._numbering.number(identity))
         node = Node(number, identity, attributes.st_mode, source, ())
         node.content = source
+        node.protection = 0
         if node.is_directory:
             node.children, node.listed = {}, True
         self.nodes.add(node)
@@ -480,6 +500,21 @@ class Tree:
     def _has_other_names(self, node: Node) -> bool:
         return node.upper is None and node.lower[0].entry.attributes.st_nlink > 1
 
+    def _find_protection(self, node: Node) -> int:
+        if not (node.is_regular or node.is_directory):
+            return 0
+        _, layer, entry = node.top
+        if node.upper is None:
+            return layer.protection(entry)
+        place: Place = entry.handle
+        value = self.upper.layer.mark(place, markers.PROTECTION, places.listxattr(place))
+        return flags.protection(value or b"")
+
+    def _protecting_marks(self, node: Node) -> list[tuple[bytes, bytes]]:
+        """The mark that a copy gets in the place of the flags that its lower inode has."""
+        protection = self.protection(node)
+        return [(markers.PROTECTION, flags.mark(protection))] if protection else []
+
     def has_content(self, node: Node) -> bool:
         """Whether the upper has a node with its content, if it is a regular file."""
         return self._is_up(node, content=True)
@@ -505,6 +540,7 @@ class Tree:
         marks = [(markers.NUMBER, b"%d" % node.number)]
         if origin is not None:
             marks.append((markers.ORIGIN, origin))
+        marks += self._protecting_marks(node)
         key = None
         if self._has_other_names(node) and node.names:
             key = copyup.index_key(source, origin)
@@ -575,7 +611,7 @@ class Tree:
         ]
         # It becomes another inode of the upper.
         number = (upper.prefix + markers.NUMBER, b"%d" % node.number)
-        wanted = copyup.Plan(status, kept, [number])
+        wanted = copyup.Plan(status, kept, [number], copyup.copied_flags(node.upper))
         scratch = upper.scratch_name()
         attributes = await self._copy_regular(scratch, source_fd, size, wanted)
         self._publish(node, scratch, attributes, None)
@@ -597,7 +633,8 @@ class Tree:
     def _raise_one(self, node: Node) -> None:
         upper, source = self.upper, node.top
         scratch = upper.scratch_name()
-        attributes = copyup.copy_other(upper, scratch, source, copyup.plan(upper, source, ()))
+        wanted = copyup.plan(upper, source, self._protecting_marks(node))
+        attributes = copyup.copy_other(upper, scratch, source, wanted)
         self._publish(node, scratch, attributes, None)
 
     def _publish(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import stat
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
 from unionfs import syscalls
+from unionfs.flags import Call
 from unionfs.layers import markers, places
 from unionfs.layers.directory import DirectoryLayer
 from unionfs.layers.markers import Dialects
@@ -355,6 +357,11 @@ class Upper:
         """utimensat(2), in nanoseconds."""
         path, follow = places.reference(place)
         os.utime(path, ns=(atime_ns, mtime_ns), follow_symlinks=follow)
+
+    def set_flags(self, entry: Entry, call: Call, value: bytes) -> None:
+        """Do *call*, one that sets flags. Raises OSError: EOPNOTSUPP for those it has not."""
+        with self.layer.opened(entry) as descriptor:
+            fcntl.ioctl(descriptor, call, value)
 
     # Marks
 
