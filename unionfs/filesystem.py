@@ -133,14 +133,26 @@ class Filesystem:
         directory, place = self._new_name(parent, name)
         access = flags & ~_NOT_PASSED_ON
         descriptor = self._tree.upper.create(place, name, mode, access, caller)
-        try:
-            node = self._tree.made(directory, name)
-        except BaseException:
-            os.close(descriptor)
-            raise
         writable = flags & os.O_ACCMODE != os.O_RDONLY
-        file = self._nodes.open(node, descriptor, writable=writable)
-        return file, self._known(node)
+        return self._made_open(descriptor, writable, lambda: self._tree.made(directory, name))
+
+    def create_unnamed(
+        self, parent: int, mode: int, flags: int, caller: Caller
+    ) -> tuple[OpenFile, Node]:
+        """Make and open a regular file, as ``create``, that has no name.
+
+        ``link`` may give it one; else it is gone when it is closed.
+        Raises OSError; EOPNOTSUPP where the upper's filesystem has none.
+        """
+        directory = self._node(parent)
+        if directory.removed:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        self._check(directory, IMMUTABLE)
+        self._tree.raise_directory(directory)
+        access = flags & ~_NOT_PASSED_ON
+        place = _upper_place(directory)
+        descriptor = self._tree.upper.create_unnamed(place, mode, access, caller)
+        return self._made_open(descriptor, True, lambda: self._tree.made_unnamed(descriptor))
 
     def mknod(self, parent: int, name: bytes, mode: int, device: int, caller: Caller) -> Node:
         """Make a file, device, socket or FIFO."""
@@ -169,8 +181,7 @@ class Filesystem:
         if node.names:
             await self._keep_data(node, _Spot(*node.names[0][:2]), by_path=True)
         directory, place = self._new_name(parent, name)
-        if node.upper is None or node.removed:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        assert node.upper is not None
         source: Place = node.upper.entry.handle
         self._announce(node, directory)
         if node.index_key is not None:
@@ -178,6 +189,9 @@ class Filesystem:
         self._tree.upper.link(source, place, name)
         if node.index_key is not None:
             node.links += 1
+        if source.parent is None:
+            places.forget(source)
+            source.parent, source.name = place, name
         self._nodes.add_name(node, directory, name, below=None)
         return self._known(node)
 
@@ -678,6 +692,18 @@ class Filesystem:
         if not self._mirror.refer(node):
             node.lookups += 1
         return node
+
+    def _made_open(
+        self, descriptor: int, writable: bool, made: Callable[[], Node]
+    ) -> tuple[OpenFile, Node]:
+        """What was just made and opened, as *made* finds it; the kernel has a reference on it."""
+        try:
+            node = made()
+        except BaseException:
+            os.close(descriptor)
+            raise
+        file = self._nodes.open(node, descriptor, writable=writable)
+        return file, self._known(node)
 
     def _find(self, parent: Node, name: bytes) -> Node | None:
         try:

@@ -253,7 +253,16 @@ class Tree:
         assert parent.children is not None
         # It is there, even if the rest fails.
         parent.children[name] = self._upper_position
-        place = Place(parent.upper.entry.handle, name)
+        node = self._new(Place(parent.upper.entry.handle, name))
+        self.nodes.add_name(node, parent, name, below=None)
+        return node
+
+    def made_unnamed(self, descriptor: int) -> Node:
+        """The node of the open file that was just made in the upper without a name."""
+        held = os.open(b"/proc/self/fd/%d" % descriptor, os.O_PATH | os.O_CLOEXEC)
+        return self._new(Place(None, b"", held))
+
+    def _new(self, place: Place) -> Node:
         attributes = places.status(place)
         source = Source(self._upper_position, self.upper.layer, Entry(attributes, place))
         identity = self._numbering.identity(source.position, attributes)
@@ -264,7 +273,6 @@ class Tree:
         if node.is_directory:
             node.children, node.listed = {}, True
         self.nodes.add(node)
-        self.nodes.add_name(node, parent, name, below=None)
         return node
 
     def adopt(self, number: int, parent: Node, place: Whereabouts) -> Node | None:

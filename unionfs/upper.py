@@ -91,6 +91,15 @@ class Upper:
 
         return self._make(parent, name, make, caller)
 
+    def create_unnamed(self, parent: Place, mode: int, flags: int, caller: Caller) -> int:
+        """Make a regular file that has no name as yet (O_TMPFILE); answers the descriptor.
+
+        Raises OSError; EOPNOTSUPP where the filesystem has none.
+        """
+        flags |= os.O_TMPFILE | os.O_CLOEXEC
+        with self._as(caller):
+            return os.open(b".", flags, mode & 0o7777, dir_fd=places.directory(parent))
+
     def make_node(self, parent: Place, name: bytes, mode: int, device: int, caller: Caller) -> None:
         """Make a file, device, socket or FIFO.
 
@@ -537,7 +546,10 @@ class Upper:
             return False
 
     def _link(self, source: Place, directory_fd: int, name: bytes) -> None:
-        assert source.parent is not None
+        if source.parent is None:
+            # It never had a name; one that has lost its last gets no other: ENOENT.
+            os.link(b"/proc/self/fd/%d" % source.descriptor, name, dst_dir_fd=directory_fd)
+            return
         os.link(
             source.name,
             name,

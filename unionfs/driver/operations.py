@@ -26,8 +26,9 @@ _T = TypeVar("_T")
 _log: Final = logging.getLogger("unionfs")
 
 # What pyfuse3 does not know comes from the plane as something that it knows (translate.c): an ioctl
-# as an attribute.
+# as an attribute, O_TMPFILE as a name that there is not.
 _CALL: Final = b"\1"
+_UNNAMED: Final = b"/"
 
 _WORTH_A_RECORD: Final = frozenset((errno.EIO, errno.ESTALE, errno.EUCLEAN))
 """Errors that tell of a layer or a disk, not of what the caller asked."""
@@ -106,7 +107,12 @@ class UnionOperations(pyfuse3.Operations):
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        file, node = self._filesystem.create(parent_inode, name, mode, flags, self._caller(ctx))
+        if name == _UNNAMED:
+            file, node = self._filesystem.create_unnamed(
+                parent_inode, mode, flags, self._caller(ctx)
+            )
+        else:
+            file, node = self._filesystem.create(parent_inode, name, mode, flags, self._caller(ctx))
         return self._open(file), self._given(node)
 
     @_answering

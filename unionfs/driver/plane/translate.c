@@ -83,6 +83,10 @@ enum verdict translate_request(struct request *request, struct translation *room
         return translate_call(request, room);
     case FUSE_GETXATTR:
         return translate_attribute(request);
+    case TMPFILE:
+        /* The same body; its name "/" is one that nothing else has. */
+        ((struct fuse_in_header *)request->header)->opcode = FUSE_CREATE;
+        return FORWARD;
     default:
         return FORWARD;
     }
