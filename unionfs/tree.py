@@ -100,6 +100,9 @@ class Tree:
 
     def mirrored(self, node: Node) -> bool:
         """Let the mirror know a directory; answers whether it does now, and did not before."""
+        if node.upper is not None and self.protection(node):
+            # The mirror does not ask before it changes something there.
+            return False
         asked = self._mirror.fill(node)
         if asked is None:
             return False
@@ -233,6 +236,8 @@ class Tree:
         else:
             self.upper.remove_mark(place, markers.PROTECTION)
         node.protection = protection
+        if node.is_directory and protection:
+            self._mirror.leave(node)
 
     # Keeping and forgetting
 
@@ -675,6 +680,8 @@ class Tree:
             places.forget(node.upper.entry.handle)
         node.upper = Source(self._upper_position, upper.layer, Entry(attributes, place))
         if node.is_directory:
+            if self.protection(node):
+                self._mirror.leave(node)
             self._mirror.raised(node)
             return
         self.nodes.move(node, self._numbering.identity(self._upper_position, attributes))

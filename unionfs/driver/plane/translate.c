@@ -84,6 +84,8 @@ enum verdict translate_request(struct request *request, struct translation *room
     case FUSE_GETXATTR:
         return translate_attribute(request);
     case TMPFILE:
+        if (BODY(request, struct fuse_create_in) == NULL)
+            return refuse(request, EINVAL);
         /* The same body; its name "/" is one that nothing else has. */
         ((struct fuse_in_header *)request->header)->opcode = FUSE_CREATE;
         return FORWARD;
