@@ -16,6 +16,7 @@ from layerstore import leases
 from layerstore.errors import DamagedError
 from layerstore.index import ROOT, Index, Inode
 from layerstore.objects import Key, Objects, has_hash
+from unionfs.flags import Call
 from unionfs.layers import markers
 from unionfs.model import WHITEOUT, Entry, Mark, PackedAttributes
 
@@ -119,6 +120,14 @@ class StoredLayer:
         if name not in attributes or markers.is_mark(name):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         return attributes[name]
+
+    def flags(self, entry: Entry, call: Call) -> bytes:
+        """None: an image can't tell any."""
+        return bytes(call.size)
+
+    def protection(self, entry: Entry) -> int:
+        """None, likewise."""
+        return 0
 
     def open(self, entry: Entry) -> int:
         """See the contract. EIO if the content is damaged."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,8 @@ from typing import Final
 
 import xxhash
 
-from unionfs import syscalls
+from unionfs import flags, syscalls
+from unionfs.flags import Call
 from unionfs.merge import Source
 from unionfs.model import NO_ID, Attributes
 from unionfs.upper import Upper
@@ -31,6 +33,9 @@ _NOT_POSSIBLE: Final = frozenset(
     (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM)
 )
 _NO_ATTRIBUTE_HERE: Final = frozenset((errno.EOPNOTSUPP, errno.EPERM))
+_NO_FLAGS_HERE: Final = frozenset(
+    (errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EACCES)
+)
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,14 @@ class Plan:
 
     attributes: owner, mode and times. extended: attributes with their values. marks: the upper's
     own, which only regular files and directories can have where they are ``user.`` attributes.
+    flags: which of :data:`unionfs.flags.COPIED` it has.
     cut_ns: when the content was cut, if it was: the modification time then.
     """
 
     attributes: Attributes
     extended: list[tuple[bytes, bytes]]
     marks: list[tuple[bytes, bytes]]
+    flags: int = 0
     cut_ns: int | None = None
 
 
@@ -54,7 +61,20 @@ def plan(upper: Upper, source: Source, marks: Iterable[tuple[bytes, bytes]]) -> 
     require_owner(entry.attributes)
     extended = [(name, layer.getxattr(entry, name)) for name in layer.listxattr(entry)]
     spelled = [(upper.prefix + mark, value) for mark, value in marks]
-    return Plan(entry.attributes, extended, spelled)
+    return Plan(entry.attributes, extended, spelled, copied_flags(source))
+
+
+def copied_flags(source: Source) -> int:
+    """Which of :data:`unionfs.flags.COPIED` *source* has, as far as we may know."""
+    _, layer, entry = source
+    if not (entry.is_regular or entry.is_directory):
+        return 0
+    try:
+        return flags.unpack(layer.flags(entry, Call.GET_FLAGS)) & flags.COPIED
+    except OSError as error:
+        if error.errno in _NO_FLAGS_HERE:
+            return 0
+        raise
 
 
 def require_owner(attributes: Attributes) -> None:
@@ -230,10 +250,27 @@ def _apply(target: int | bytes, wanted: Plan) -> None:
                 raise
     # As the mode, they may take the right to write, which a user needs for the others.
     _set_all(target, acls)
+    if wanted.flags:
+        _add_flags(target, wanted.flags)
     if not stat.S_ISLNK(attributes.st_mode):
         os.chmod(target, stat.S_IMODE(attributes.st_mode))
     modified = attributes.st_mtime_ns if wanted.cut_ns is None else wanted.cut_ns
     os.utime(target, ns=(attributes.st_atime_ns, modified))
+
+
+def _add_flags(target: int | bytes, added: int) -> None:
+    descriptor = (
+        os.open(target, os.O_RDONLY | os.O_CLOEXEC) if isinstance(target, bytes) else target
+    )
+    try:
+        has = flags.unpack(fcntl.ioctl(descriptor, Call.GET_FLAGS, bytes(Call.GET_FLAGS.size)))
+        fcntl.ioctl(descriptor, Call.SET_FLAGS, flags.pack(has | added))
+    except OSError as error:
+        if error.errno not in _NO_FLAGS_HERE:
+            raise
+    finally:
+        if descriptor is not target:
+            os.close(descriptor)
 
 
 def _set_all(target: int | bytes, attributes: Iterable[tuple[bytes, bytes]]) -> None:

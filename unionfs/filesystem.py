@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -19,6 +20,7 @@ from typing import Final, NamedTuple
 import trio
 
 from unionfs import syscalls
+from unionfs.flags import APPEND, IMMUTABLE, PROTECTING, Call
 from unionfs.layers import markers, places
 from unionfs.layers.base import Layer
 from unionfs.layers.markers import Dialects
@@ -37,6 +39,7 @@ _ACLS: Final = (_ACCESS_ACL, b"system.posix_acl_default")
 _TOLD: Final = b"user.unionmount."
 _VALUE_MAX: Final = 1 << 16  # XATTR_SIZE_MAX of linux/limits.h
 _UPPER: Final = {"label": "upper"}
+_NOW_NS: Final = 10**9  # times that are as near as that are those that touch(1) sets
 # Handles of directories begin where no node has its number.
 _DIRECTORY_HANDLES: Final = 1 << 62
 # The kernel has done what these ask for, or they would make our own reads and writes fail.
@@ -130,14 +133,26 @@ class Filesystem:
         directory, place = self._new_name(parent, name)
         access = flags & ~_NOT_PASSED_ON
         descriptor = self._tree.upper.create(place, name, mode, access, caller)
-        try:
-            node = self._tree.made(directory, name)
-        except BaseException:
-            os.close(descriptor)
-            raise
         writable = flags & os.O_ACCMODE != os.O_RDONLY
-        file = self._nodes.open(node, descriptor, writable=writable)
-        return file, self._known(node)
+        return self._made_open(descriptor, writable, lambda: self._tree.made(directory, name))
+
+    def create_unnamed(
+        self, parent: int, mode: int, flags: int, caller: Caller
+    ) -> tuple[OpenFile, Node]:
+        """Make and open a regular file, as ``create``, that has no name.
+
+        ``link`` may give it one; else it is gone when it is closed.
+        Raises OSError; EOPNOTSUPP where the upper's filesystem has none.
+        """
+        directory = self._node(parent)
+        if directory.removed:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        self._check(directory, IMMUTABLE)
+        self._tree.raise_directory(directory)
+        access = flags & ~_NOT_PASSED_ON
+        place = _upper_place(directory)
+        descriptor = self._tree.upper.create_unnamed(place, mode, access, caller)
+        return self._made_open(descriptor, True, lambda: self._tree.made_unnamed(descriptor))
 
     def mknod(self, parent: int, name: bytes, mode: int, device: int, caller: Caller) -> Node:
         """Make a file, device, socket or FIFO."""
@@ -161,12 +176,12 @@ class Filesystem:
         """Give a node, not a directory, another name."""
         node = self._node(number)
         self._check_new_name(name)
+        self._check(node)
         await self._tree.copy_up(node, content=False)
         if node.names:
             await self._keep_data(node, _Spot(*node.names[0][:2]), by_path=True)
         directory, place = self._new_name(parent, name)
-        if node.upper is None or node.removed:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        assert node.upper is not None
         source: Place = node.upper.entry.handle
         self._announce(node, directory)
         if node.index_key is not None:
@@ -174,6 +189,9 @@ class Filesystem:
         self._tree.upper.link(source, place, name)
         if node.index_key is not None:
             node.links += 1
+        if source.parent is None:
+            places.forget(source)
+            source.parent, source.name = place, name
         self._nodes.add_name(node, directory, name, below=None)
         return self._known(node)
 
@@ -215,6 +233,11 @@ class Filesystem:
         target = self._node(new_parent)
         old, new = _Spot(source, old_name), _Spot(target, new_name)
         replaced = self._find(target, new_name)
+        if replaced is None:
+            self._check(target, IMMUTABLE)
+        else:
+            self._check(target)
+            self._check(replaced)
         if flags & syscalls.RENAME_EXCHANGE:
             if replaced is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
@@ -364,6 +387,7 @@ class Filesystem:
     async def setattr(self, number: int, changes: Changes, handle: int | None = None) -> Node:
         """Change attributes; handle: the open file it was asked through, if it was."""
         node = self._node(number)
+        self._check(node, self._forbidding(changes, handle))
         await self._tree.copy_up(node, changes.size, content=changes.size is not None)
         assert node.upper is not None
         place: Place = node.upper.entry.handle
@@ -387,9 +411,27 @@ class Filesystem:
             )
         return node
 
-    def _truncate(self, node: Node, size: int, handle: int | None) -> None:
+    def _forbidding(self, changes: Changes, handle: int | None) -> int:
+        """Which of PROTECTING forbid a change (fs/attr.c, may_setattr; fs/open.c, do_ftruncate)."""
+        if changes.mode is not None or changes.uid is not None or changes.gid is not None:
+            return PROTECTING
+        forbidding = 0
+        if changes.size is not None:
+            forbidding |= PROTECTING if self._writable(handle) is None else APPEND
+        times = [time for time in (changes.atime_ns, changes.mtime_ns) if time is not None]
+        if times:
+            now = time.time_ns()
+            touched = len(times) == 2 and all(abs(time - now) < _NOW_NS for time in times)
+            forbidding |= IMMUTABLE if touched else PROTECTING
+        return forbidding
+
+    def _writable(self, handle: int | None) -> OpenFile | None:
+        """The open file of a handle, if it is open for writing."""
         file = None if handle is None else self._nodes.open_files.get(handle)
-        if file is not None and file.writable:
+        return file if file is not None and file.writable else None
+
+    def _truncate(self, node: Node, size: int, handle: int | None) -> None:
+        if file := self._writable(handle):
             os.ftruncate(file.descriptor, size)
             return
         descriptor = self._tree.open_upper(node, os.O_WRONLY)
@@ -472,7 +514,29 @@ class Filesystem:
         if name.startswith(b"system.") and name not in _ACLS:
             # The kernel checks no permission for these, so that anybody could have files copied.
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-        return self._node(number)
+        node = self._node(number)
+        self._check(node)
+        return node
+
+    # Flags
+
+    def flags(self, number: int, call: Call) -> bytes:
+        """What *call*, one that sets nothing, tells of a regular file or a directory.
+
+        Raises OSError: ENOTTY where its file system has no flags.
+        """
+        node = self._node(number)
+        _, layer, entry = node.top
+        return call.with_protection(layer.flags(entry, call), self._tree.protection(node))
+
+    async def set_flags(self, number: int, call: Call, value: bytes) -> None:
+        """Do *call*, one that sets flags. Raises OSError: EOPNOTSUPP for what the upper has not."""
+        node = self._node(number)
+        await self._tree.copy_up(node)
+        assert node.upper is not None
+        own, protection = call.without_protection(value)
+        self._tree.upper.set_flags(node.upper.entry, call, own)
+        self._tree.protect(node, protection)
 
     # Open files
 
@@ -484,6 +548,8 @@ class Filesystem:
         node = self._node(number)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if writable or flags & os.O_TRUNC:
+            appends = flags & os.O_APPEND and not flags & os.O_TRUNC
+            self._check(node, IMMUTABLE if appends else PROTECTING)
             await self._tree.copy_up(node, 0 if flags & os.O_TRUNC else None)
             descriptor = self._tree.open_upper(node, flags & ~_NOT_PASSED_ON)
             if flags & os.O_TRUNC and not privileged:
@@ -617,10 +683,27 @@ class Filesystem:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return node
 
+    def _check(self, node: Node, forbidding: int = PROTECTING) -> None:
+        """Raise OSError, EPERM, if *node* has one of these of PROTECTING."""
+        if self._tree.protection(node) & forbidding:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
     def _known(self, node: Node) -> Node:
         if not self._mirror.refer(node):
             node.lookups += 1
         return node
+
+    def _made_open(
+        self, descriptor: int, writable: bool, made: Callable[[], Node]
+    ) -> tuple[OpenFile, Node]:
+        """What was just made and opened, as *made* finds it; the kernel has a reference on it."""
+        try:
+            node = made()
+        except BaseException:
+            os.close(descriptor)
+            raise
+        file = self._nodes.open(node, descriptor, writable=writable)
+        return file, self._known(node)
 
     def _find(self, parent: Node, name: bytes) -> Node | None:
         try:
@@ -639,9 +722,13 @@ class Filesystem:
             return None
 
     def _old_name(self, parent: int, name: bytes) -> tuple[Node, Node]:
+        """A directory, and the node that *name* is there; it may be taken away."""
         _check_name(name)
         directory = self._node(parent)
-        return directory, self._tree.lookup(directory, name)
+        node = self._tree.lookup(directory, name)
+        self._check(directory)
+        self._check(node)
+        return directory, node
 
     def _new_name(self, parent: int, name: bytes) -> tuple[Node, Place]:
         """A directory, its place in the upper, and that *name* is free in it and allowed."""
@@ -649,6 +736,7 @@ class Filesystem:
         directory = self._node(parent)
         if self._find(directory, name) is not None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        self._check(directory, IMMUTABLE)
         self._tree.raise_directory(directory)
         return directory, _upper_place(directory)
 

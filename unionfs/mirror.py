@@ -88,6 +88,10 @@ class Mirror(Protocol):
         """A directory is in the upper from now on."""
         ...
 
+    def leave(self, directory: Node) -> None:
+        """What is asked of a name in a directory, if it knows them, is ours to answer."""
+        ...
+
     def changes(self) -> Sequence[tuple[int, bytes, bool]]:
         """What it has changed since this was asked before, in directories that it knows.
 
@@ -136,6 +140,9 @@ class NoMirror:
         return ()
 
     def raised(self, directory: Node) -> None:
+        """Nothing."""
+
+    def leave(self, directory: Node) -> None:
         """Nothing."""
 
     def changes(self) -> Sequence[tuple[int, bytes, bool]]:

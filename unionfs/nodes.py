@@ -103,6 +103,8 @@ class Node:
     children: for a directory, once asked for: its names, each with its node or with the position
         of the topmost layer that has it.
     listed: whether those are all; not so in a directory that we may pass through but not list.
+    protection: for a regular file or a directory, once asked for: what of
+        :data:`unionfs.flags.PROTECTING` it has.
     files: what is open; lookups: the kernel's references; known_below: names of nodes in here.
     """
 
@@ -120,6 +122,7 @@ class Node:
         "mode",
         "names",
         "number",
+        "protection",
         "upper",
     )
 
@@ -140,6 +143,7 @@ class Node:
         self.index_key: bytes | None = None
         self.links = 0
         self.content: Source | None = None
+        self.protection: int | None = None
         self.children: dict[bytes, Node | int] | None = None
         self.listed = False
         self.files: list[OpenFile] = []

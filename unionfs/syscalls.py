@@ -47,6 +47,9 @@ _SECBIT_NO_SETUID_FIXUP: Final = 1 << 2
 _HANDLE_BYTES_MAX: Final = 128
 _NO_ID: Final = 0xFFFFFFFF
 
+_STATX_BYTES: Final = 256
+_STATX_ATTRIBUTES: Final = struct.Struct("=8xQ")
+
 libc: Final = ctypes.CDLL(None, use_errno=True)
 libc.renameat2.argtypes = (
     ctypes.c_int,
@@ -61,6 +64,13 @@ libc.name_to_handle_at.argtypes = (
     ctypes.c_void_p,
     ctypes.POINTER(ctypes.c_int),
     ctypes.c_int,
+)
+libc.statx.argtypes = (
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_int,
+    ctypes.c_uint,
+    ctypes.c_void_p,
 )
 libc.syscall.restype = ctypes.c_long
 for _function in (libc.setfsuid, libc.setfsgid):
@@ -160,6 +170,16 @@ def clone_file(source_fd: int, target_fd: int) -> None:
     Raises OSError (EOPNOTSUPP, EXDEV, EINVAL, ENOTTY where that is not possible).
     """
     fcntl.ioctl(target_fd, _FICLONE, source_fd)
+
+
+def extended_attributes(directory_fd: int, name: bytes) -> int:
+    """``stx_attributes`` of statx(2), of the descriptor itself without a name.
+
+    Those of chattr(1) that it tells have the numbers of FS_IOC_GETFLAGS. Raises OSError.
+    """
+    buffer = ctypes.create_string_buffer(_STATX_BYTES)
+    check(libc.statx(directory_fd, name, _AT_SYMLINK_NOFOLLOW | _AT_EMPTY_PATH, 0, buffer), name)
+    return int(_STATX_ATTRIBUTES.unpack_from(buffer)[0])
 
 
 def is_denied(path: bytes, right: int, *, follow: bool) -> bool:

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 import trio
 
-from unionfs import copyup, merge
+from unionfs import copyup, flags, merge
 from unionfs.layers import markers, places
 from unionfs.layers.base import Layer
 from unionfs.layers.places import Place
@@ -100,6 +100,9 @@ class Tree:
 
     def mirrored(self, node: Node) -> bool:
         """Let the mirror know a directory; answers whether it does now, and did not before."""
+        if node.upper is not None and self.protection(node):
+            # The mirror does not ask before it changes something there.
+            return False
         asked = self._mirror.fill(node)
         if asked is None:
             return False
@@ -215,6 +218,27 @@ class Tree:
             node.content = merge.content(self._layers, parents, name, node.top)
         return node.content
 
+    def protection(self, node: Node) -> int:
+        """Which of :data:`unionfs.flags.PROTECTING` a node has.
+
+        What has the flag itself in the upper is protected there.
+        """
+        if node.protection is None:
+            node.protection = self._find_protection(node)
+        return node.protection
+
+    def protect(self, node: Node, protection: int) -> None:
+        """Let a node, which the upper has, have just these of PROTECTING."""
+        assert node.upper is not None
+        place: Place = node.upper.entry.handle
+        if protection:
+            self.upper.set_mark(place, markers.PROTECTION, flags.mark(protection))
+        else:
+            self.upper.remove_mark(place, markers.PROTECTION)
+        node.protection = protection
+        if node.is_directory and protection:
+            self._mirror.leave(node)
+
     # Keeping and forgetting
 
     def forget(self, node: Node, count: int) -> None:
@@ -234,17 +258,26 @@ class Tree:
         assert parent.children is not None
         # It is there, even if the rest fails.
         parent.children[name] = self._upper_position
-        place = Place(parent.upper.entry.handle, name)
+        node = self._new(Place(parent.upper.entry.handle, name))
+        self.nodes.add_name(node, parent, name, below=None)
+        return node
+
+    def made_unnamed(self, descriptor: int) -> Node:
+        """The node of the open file that was just made in the upper without a name."""
+        held = os.open(b"/proc/self/fd/%d" % descriptor, os.O_PATH | os.O_CLOEXEC)
+        return self._new(Place(None, b"", held))
+
+    def _new(self, place: Place) -> Node:
         attributes = places.status(place)
         source = Source(self._upper_position, self.upper.layer, Entry(attributes, place))
         identity = self._numbering.identity(source.position, attributes)
         number = self.nodes.free(self._numbering.number(identity))
         node = Node(number, identity, attributes.st_mode, source, ())
         node.content = source
+        node.protection = 0
         if node.is_directory:
             node.children, node.listed = {}, True
         self.nodes.add(node)
-        self.nodes.add_name(node, parent, name, below=None)
         return node
 
     def adopt(self, number: int, parent: Node, place: Whereabouts) -> Node | None:
@@ -480,6 +513,21 @@ class Tree:
     def _has_other_names(self, node: Node) -> bool:
         return node.upper is None and node.lower[0].entry.attributes.st_nlink > 1
 
+    def _find_protection(self, node: Node) -> int:
+        if not (node.is_regular or node.is_directory):
+            return 0
+        _, layer, entry = node.top
+        if node.upper is None:
+            return layer.protection(entry)
+        place: Place = entry.handle
+        value = self.upper.layer.mark(place, markers.PROTECTION, places.listxattr(place))
+        return flags.protection(value or b"")
+
+    def _protecting_marks(self, node: Node) -> list[tuple[bytes, bytes]]:
+        """The mark that a copy gets in the place of the flags that its lower inode has."""
+        protection = self.protection(node)
+        return [(markers.PROTECTION, flags.mark(protection))] if protection else []
+
     def has_content(self, node: Node) -> bool:
         """Whether the upper has a node with its content, if it is a regular file."""
         return self._is_up(node, content=True)
@@ -505,6 +553,7 @@ class Tree:
         marks = [(markers.NUMBER, b"%d" % node.number)]
         if origin is not None:
             marks.append((markers.ORIGIN, origin))
+        marks += self._protecting_marks(node)
         key = None
         if self._has_other_names(node) and node.names:
             key = copyup.index_key(source, origin)
@@ -575,7 +624,7 @@ class Tree:
         ]
         # It becomes another inode of the upper.
         number = (upper.prefix + markers.NUMBER, b"%d" % node.number)
-        wanted = copyup.Plan(status, kept, [number])
+        wanted = copyup.Plan(status, kept, [number], copyup.copied_flags(node.upper))
         scratch = upper.scratch_name()
         attributes = await self._copy_regular(scratch, source_fd, size, wanted)
         self._publish(node, scratch, attributes, None)
@@ -597,7 +646,8 @@ class Tree:
     def _raise_one(self, node: Node) -> None:
         upper, source = self.upper, node.top
         scratch = upper.scratch_name()
-        attributes = copyup.copy_other(upper, scratch, source, copyup.plan(upper, source, ()))
+        wanted = copyup.plan(upper, source, self._protecting_marks(node))
+        attributes = copyup.copy_other(upper, scratch, source, wanted)
         self._publish(node, scratch, attributes, None)
 
     def _publish(
@@ -630,6 +680,8 @@ class Tree:
             places.forget(node.upper.entry.handle)
         node.upper = Source(self._upper_position, upper.layer, Entry(attributes, place))
         if node.is_directory:
+            if self.protection(node):
+                self._mirror.leave(node)
             self._mirror.raised(node)
             return
         self.nodes.move(node, self._numbering.identity(self._upper_position, attributes))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import stat
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
 from unionfs import syscalls
+from unionfs.flags import Call
 from unionfs.layers import markers, places
 from unionfs.layers.directory import DirectoryLayer
 from unionfs.layers.markers import Dialects
@@ -88,6 +90,15 @@ class Upper:
             return os.open(name, flags, mode & 0o7777, dir_fd=directory_fd)
 
         return self._make(parent, name, make, caller)
+
+    def create_unnamed(self, parent: Place, mode: int, flags: int, caller: Caller) -> int:
+        """Make a regular file that has no name as yet (O_TMPFILE); answers the descriptor.
+
+        Raises OSError; EOPNOTSUPP where the filesystem has none.
+        """
+        flags |= os.O_TMPFILE | os.O_CLOEXEC
+        with self._as(caller):
+            return os.open(b".", flags, mode & 0o7777, dir_fd=places.directory(parent))
 
     def make_node(self, parent: Place, name: bytes, mode: int, device: int, caller: Caller) -> None:
         """Make a file, device, socket or FIFO.
@@ -356,6 +367,11 @@ class Upper:
         path, follow = places.reference(place)
         os.utime(path, ns=(atime_ns, mtime_ns), follow_symlinks=follow)
 
+    def set_flags(self, entry: Entry, call: Call, value: bytes) -> None:
+        """Do *call*, one that sets flags. Raises OSError: EOPNOTSUPP for those it has not."""
+        with self.layer.opened(entry) as descriptor:
+            fcntl.ioctl(descriptor, call, value)
+
     # Marks
 
     def set_mark(self, place: Place, mark: bytes, value: bytes) -> None:
@@ -530,7 +546,10 @@ class Upper:
             return False
 
     def _link(self, source: Place, directory_fd: int, name: bytes) -> None:
-        assert source.parent is not None
+        if source.parent is None:
+            # It never had a name; one that has lost its last gets no other: ENOENT.
+            os.link(b"/proc/self/fd/%d" % source.descriptor, name, dst_dir_fd=directory_fd)
+            return
         os.link(
             source.name,
             name,

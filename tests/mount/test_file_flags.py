@@ -127,6 +127,16 @@ def test_asking_needs_an_open_file_and_nothing_else(
                 assert get_fsxattr(descriptor).xflags == XFLAG_NODUMP
 
 
+def test_flags_are_not_asked_for_by_a_name(both: Mounts[Mount], filesystems: FileSystems) -> None:
+    """However the data plane asks pyfuse3 for them, no program can ask so."""
+    mount = _with_files(both, filesystems.tmpfs(), "copied")
+    for name in FILES:
+        for call in ("80086601", "4008660240000000", "801c581f", "", "x"):
+            assert _answer(os.getxattr, mount / name, f"\1{call}") == "ENOTSUP"
+        assert "trusted.overlay.protattr" not in os.listxattr(mount.changes / name)
+        assert get_flags(mount.changes / name) == 0
+
+
 # Setting
 
 
@@ -156,6 +166,18 @@ def test_setting_flags(
         assert (mount / "dir" / "in").read_text() == "in", when
     if source != "upper":
         assert get_flags(mount.layers[0] / name) == before
+
+
+@pytest.mark.needs_native
+@pytest.mark.parametrize("source", SOURCES)
+def test_setting_flags_changes_the_time_of_change(
+    both: Mounts[Mount], filesystems: FileSystems, source: str
+) -> None:
+    mount = _with_files(both, filesystems.tmpfs(), source)
+    for name in FILES:
+        (mount / name).stat()
+        add_flags(mount / name, NODUMP)
+        assert (mount / name).stat().st_ctime_ns == (mount.changes / name).stat().st_ctime_ns
 
 
 @pytest.mark.needs_native

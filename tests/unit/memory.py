@@ -13,6 +13,7 @@ from typing import Final
 from tests.support import layers
 from tests.support.layers import WHITEOUT as WHITEOUT_DEVICE
 from tests.support.layers import Directory, File, HardLink, Symlink, Tree, as_entry
+from unionfs.flags import Call
 from unionfs.layers import markers
 from unionfs.model import WHITEOUT, Entry, Mark
 
@@ -114,6 +115,12 @@ class MemoryLayer:
         if name not in self.listxattr(entry):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         return self._handle(entry).item.xattrs[os.fsdecode(name)]
+
+    def flags(self, entry: Entry, call: Call) -> bytes:
+        return bytes(call.size)
+
+    def protection(self, entry: Entry) -> int:
+        return 0
 
     def open(self, entry: Entry) -> int:
         item = self._handle(entry).item

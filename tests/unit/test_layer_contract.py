@@ -27,6 +27,7 @@ from tests.unit.errors import raises
 from tests.unit.layer_kinds import KINDS, Kind, Opener
 from tests.unit.memory import Implied
 from unionfs import model
+from unionfs.flags import Call
 from unionfs.layers.base import Layer
 from unionfs.model import Entry, Mark
 
@@ -92,6 +93,16 @@ def listing(layer: Layer, path: str) -> Mapping[bytes, Entry | Mark]:
 def read(layer: Layer, path: str) -> bytes:
     with open(layer.open(at(layer, path)), "rb") as file:
         return file.read()
+
+
+def asked_flags(layer: Layer, path: str, call: Call) -> bytes:
+    """What the layer tells of flags; zeros from a file system that has none."""
+    try:
+        return layer.flags(at(layer, path), call)
+    except OSError as error:
+        if error.errno != errno.ENOTTY:
+            raise
+        return bytes(call.size)
 
 
 # Who it is
@@ -472,3 +483,16 @@ def test_an_origin_is_of_the_inode_and_stays(built: Build) -> None:
     assert first["a"] == first["b"]
     distinct = [first[path] for path in ("a", "c", "link", "d", "d/e")]
     assert distinct == [None] * 5 or len(set(distinct)) == 5
+
+
+# Flags
+
+
+def test_flags_of_files_and_directories(opened: Open) -> None:
+    layer = opened({"file": "content", "dir": {"in": "in"}})
+    for path in ("", "file", "dir", "dir/in"):
+        for call in (Call.GET_FLAGS, Call.GET_EXTENDED):
+            value = asked_flags(layer, path, call)
+            assert len(value) == call.size
+            assert call.without_protection(value) == (value, 0)
+        assert layer.protection(at(layer, path)) == 0

@@ -14,6 +14,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, Setatt
 from unionfs.driver.caching import ABSENT, attributes_reply, open_reply
 from unionfs.driver.plane import AGAIN
 from unionfs.filesystem import Changes, Filesystem
+from unionfs.flags import Call
 from unionfs.mirror import MirroredError
 from unionfs.model import NAME_MAX, Caller
 from unionfs.nodes import Node, OpenFile
@@ -23,6 +24,11 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _log: Final = logging.getLogger("unionfs")
+
+# What pyfuse3 does not know comes from the plane as something that it knows (translate.c): an ioctl
+# as an attribute, O_TMPFILE as a name that there is not.
+_CALL: Final = b"\1"
+_UNNAMED: Final = b"/"
 
 _WORTH_A_RECORD: Final = frozenset((errno.EIO, errno.ESTALE, errno.EUCLEAN))
 """Errors that tell of a layer or a disk, not of what the caller asked."""
@@ -59,6 +65,8 @@ class UnionOperations(pyfuse3.Operations):
     """The requests of one mount, for one filesystem; its owners show as *owners* says.
 
     offer: told of each file that a reply opens, and whether it is the upper's, right before it.
+    answers_calls: whether the plane is beneath. Without it what looks like an ioctl is a name that
+    some program asks for.
     """
 
     supports_dot_lookup = False
@@ -72,6 +80,7 @@ class UnionOperations(pyfuse3.Operations):
         offer: Callable[[int, bool], None] | None = None,
     ) -> None:
         super().__init__()
+        self.answers_calls = False
         self._offer = offer
         self._filesystem = filesystem
         self._owners = owners
@@ -98,7 +107,12 @@ class UnionOperations(pyfuse3.Operations):
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        file, node = self._filesystem.create(parent_inode, name, mode, flags, self._caller(ctx))
+        if name == _UNNAMED:
+            file, node = self._filesystem.create_unnamed(
+                parent_inode, mode, flags, self._caller(ctx)
+            )
+        else:
+            file, node = self._filesystem.create(parent_inode, name, mode, flags, self._caller(ctx))
         return self._open(file), self._given(node)
 
     @_answering
@@ -183,6 +197,8 @@ class UnionOperations(pyfuse3.Operations):
 
     @_answering
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        if self.answers_calls and name.startswith(_CALL):
+            return await self._answer_call(inode, name.removeprefix(_CALL))
         return self._owners.shown_value(name, self._filesystem.getxattr(inode, name))
 
     @_answering
@@ -262,6 +278,16 @@ class UnionOperations(pyfuse3.Operations):
         if self._offer is not None:
             self._offer(file.descriptor, file.node.has_own_content)
         return open_reply(file.descriptor)
+
+    async def _answer_call(self, inode: int, words: bytes) -> bytes:
+        """An ioctl: its number and what it is given, in hexadecimal; answers what it answers."""
+        call, value = Call(int(words[:8], 16)), bytes.fromhex(words[8:].decode("ascii"))
+        if not call.sets:
+            return self._filesystem.flags(inode, call)
+        await self._filesystem.set_flags(inode, call, value)
+        # The kernel does not know that this changes attributes.
+        pyfuse3.invalidate_inode(inode, attr_only=True)
+        return b""
 
     def _given(self, node: Node) -> EntryAttributes:
         """The reply that gives the kernel the reference which was counted for it."""

@@ -256,6 +256,7 @@ def _mounted(plan: Plan, operations: UnionOperations, mirror: PlaneMirror | None
                 sync="volatile" not in plan.options.flags,
                 debug="debug" in plan.options.flags,
             )
+            operations.answers_calls = True
             if mirror is not None:
                 mirror.started = True
         yield

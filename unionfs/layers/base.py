@@ -30,6 +30,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from unionfs.flags import Call
 from unionfs.model import Entry, Mark
 
 
@@ -95,6 +96,17 @@ class Layer(Protocol):
 
     def getxattr(self, entry: Entry, name: bytes) -> bytes:
         """The value of an extended attribute; ENODATA for marks and for what is not there."""
+        ...
+
+    def flags(self, entry: Entry, call: Call) -> bytes:
+        """What *call*, one that sets nothing, tells of a regular file or a directory.
+
+        Zeros where a layer has no flags at all; ENOTTY where its file system has none.
+        """
+        ...
+
+    def protection(self, entry: Entry) -> int:
+        """What of :data:`unionfs.flags.PROTECTING` the layer's own inode has."""
         ...
 
     def open(self, entry: Entry) -> int:

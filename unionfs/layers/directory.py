@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import stat
 import struct
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from unionfs import syscalls
+from unionfs import flags, syscalls
+from unionfs.flags import Call
 from unionfs.layers import markers, places
 from unionfs.layers.markers import Dialects
 from unionfs.layers.places import Place
@@ -147,6 +149,30 @@ class DirectoryLayer:
         if markers.is_mark(name):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         return places.getxattr(entry.handle, name)
+
+    def flags(self, entry: Entry, call: Call) -> bytes:
+        with self.opened(entry) as descriptor:
+            return fcntl.ioctl(descriptor, call, bytes(call.size))
+
+    def protection(self, entry: Entry) -> int:
+        place: Place = entry.handle
+        if place.parent is None:
+            found = syscalls.extended_attributes(place.descriptor, b"")
+        else:
+            found = syscalls.extended_attributes(places.directory(place.parent), place.name)
+        return found & flags.PROTECTING
+
+    @contextlib.contextmanager
+    def opened(self, entry: Entry) -> Iterator[int]:
+        """A descriptor for reading a regular file or a directory."""
+        if entry.is_directory:
+            descriptor = _open_quietly(b".", os.O_DIRECTORY, places.directory(entry.handle))
+        else:
+            descriptor = self.open(entry)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def open(self, entry: Entry) -> int:
         place: Place = entry.handle

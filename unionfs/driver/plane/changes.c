@@ -444,7 +444,7 @@ static void moved(struct move *move)
     if (child != NULL) {
         child->below = below;
     } else {
-        move->target->incomplete = true;
+        move->target->left = true;
         table_remove_child(source);
     }
 }

@@ -212,8 +212,12 @@ static bool may_come_again(uint32_t opcode)
 
 static void forward(const struct request *request)
 {
-    const struct fuse_in_header *header = request->header;
-    size_t size = sizeof(*header) + request->size;
+    struct translation room;
+    struct request sent = *request;
+    if (translate_request(&sent, &room) == ANSWERED)
+        return;
+    const struct fuse_in_header *header = sent.header;
+    size_t size = sizeof(*header) + sent.size;
     struct message *message = malloc(sizeof(*message) + size);
     if (message == NULL) {
         if (header->opcode != FUSE_FORGET && header->opcode != FUSE_BATCH_FORGET)
@@ -221,9 +225,11 @@ static void forward(const struct request *request)
         return;
     }
     message->size = size;
-    memcpy(message->bytes, header, size);
-    if (opens(header->opcode) || may_come_again(header->opcode))
-        remember(header, size);
+    memcpy(message->bytes, header, sizeof(*header));
+    memcpy(message->bytes + sizeof(*header), sent.body, sent.size);
+    uint32_t opcode = request->header->opcode;
+    if (opens(opcode) || may_come_again(opcode) || opcode == FUSE_IOCTL)
+        remember(request->header, sizeof(*header) + request->size);
     enqueue(message);
 }
 
@@ -369,6 +375,8 @@ ssize_t channel_write(int fd, struct iovec *parts, int count, void *data)
     if (pending != NULL && header->error == -AGAIN) {
         handle((char *)&pending->header, pending->size, &scratch, true);
         written = size_of(parts, count);
+    } else if (pending != NULL && header->error == 0 && pending->header.opcode == FUSE_IOCTL) {
+        written = translate_reply(kernel_fd, parts, count);
     } else if (pending != NULL && header->error == 0 && opens(pending->header.opcode)) {
         written = write_opened(pending, parts, count);
     } else {

@@ -1,7 +1,9 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "plane.h"
@@ -88,11 +90,26 @@ static enum verdict write_file(const struct request *request)
     return ANSWERED;
 }
 
+/* Whether a file of the upper has one of FLAGS, as lsattr(1) shows them, in its mark. */
+static bool is_protected(int fd, const char *flags)
+{
+    static const char *const marks[] = {"trusted.overlay.protattr", "user.overlay.protattr"};
+    for (size_t at = 0; at < sizeof(marks) / sizeof(marks[0]); at++) {
+        char value[3] = "";
+        if (fgetxattr(fd, marks[at], value, sizeof(value) - 1) > 0)
+            return strpbrk(value, flags) != NULL;
+    }
+    return false;
+}
+
 static enum verdict allocate(const struct request *request)
 {
     const struct fuse_fallocate_in *in = BODY(request, struct fuse_fallocate_in);
     if (in == NULL)
         return answer(request, EINVAL);
+    bool appends = (in->mode & ~(uint32_t)FALLOC_FL_KEEP_SIZE) == 0;
+    if (is_protected((int)in->fh, appends ? "i" : "ia"))
+        return answer(request, EPERM);
     int failed = fallocate((int)in->fh, (int)in->mode, (off_t)in->offset, (off_t)in->length);
     return answer(request, failed ? errno : 0);
 }
@@ -134,6 +151,8 @@ static enum verdict copy_range(const struct request *request)
     const struct fuse_copy_file_range_in *in = BODY(request, struct fuse_copy_file_range_in);
     if (in == NULL)
         return answer(request, EINVAL);
+    if (is_protected((int)in->fh_out, "i"))
+        return answer(request, EPERM);
     off_t from = (off_t)in->off_in, to = (off_t)in->off_out;
     size_t length = in->len < COPIED_MOST ? in->len : COPIED_MOST;
     ssize_t done = copy_file_range((int)in->fh_in, &from, (int)in->fh_out, &to, length,

@@ -125,6 +125,10 @@ class PlaneMirror:
         """Tell that a directory is in the upper now."""
         _plane.raised(directory.number, self._upper_descriptor(directory))
 
+    def leave(self, directory: Node) -> None:
+        """Take the names in a directory over."""
+        _plane.leave(directory.number)
+
     def changes(self) -> Sequence[tuple[int, bytes, bool]]:
         """What the plane has changed."""
         return _plane.changes()

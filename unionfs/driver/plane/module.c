@@ -310,6 +310,18 @@ static PyObject *raised(PyObject *module, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(leave_doc, "leave(number)\n\nWhat is asked of names in a directory is Python's to answer.");
+
+static PyObject *leave(PyObject *module, PyObject *argument)
+{
+    (void)module;
+    unsigned long long number = PyLong_AsUnsignedLongLong(argument);
+    if (PyErr_Occurred())
+        return NULL;
+    names_leave(number);
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(refer_doc, "refer(number) -> bool\n\n"
                         "Count one more reference of the kernel, if NUMBER is counted here.");
 
@@ -397,6 +409,7 @@ static PyMethodDef methods[] = {
     {"raised", raised, METH_VARARGS, raised_doc},
     {"unknown", unknown, METH_O, unknown_doc},
     {"changes", changes, METH_NOARGS, changes_doc},
+    {"leave", leave, METH_O, leave_doc},
     {"refer", refer, METH_O, refer_doc},
     {"where", where, METH_O, where_doc},
     {"adopt", adopt, METH_O, adopt_doc},

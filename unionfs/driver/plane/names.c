@@ -112,7 +112,7 @@ bool names_put(uint64_t parent, const char *name, size_t length, uint64_t number
     if (child == NULL)
         child = table_add_child(directory, name, length);
     if (child == NULL) {
-        directory->incomplete = true;
+        directory->left = true;
         goto unlock;
     }
     child->type = type;
@@ -165,6 +165,15 @@ void names_raised(uint64_t number, int upper_fd)
         if (node != NULL && directory == NULL)
             node->changing = true;
     }
+    pthread_mutex_unlock(&table_lock);
+}
+
+void names_leave(uint64_t number)
+{
+    pthread_mutex_lock(&table_lock);
+    struct directory *directory = tree_directory(number);
+    if (directory != NULL)
+        directory->left = true;
     pthread_mutex_unlock(&table_lock);
 }
 

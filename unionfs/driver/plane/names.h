@@ -61,6 +61,9 @@ void names_remove(uint64_t parent, const char *name, size_t length);
  */
 void names_raised(uint64_t number, int upper_fd);
 
+/* Whatever is asked of a name in directory NUMBER, if it is known here, is Python's to answer. */
+void names_leave(uint64_t number);
+
 /* One more reference to NUMBER of the kernel; answers whether it is counted here. */
 bool names_refer(uint64_t number);
 

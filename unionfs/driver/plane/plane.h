@@ -94,4 +94,19 @@ bool handles_closed(uint64_t fd);
 /* files.c: requests on open files that need no decision. BUFFER is the thread's. */
 enum verdict files_handle(const struct request *request, struct scratch *scratch);
 
+/* translate.c: what pyfuse3 does not know, as something that it knows */
+
+/* Where a request is put that libfuse gets in the place of another. */
+struct translation {
+    struct fuse_in_header header;
+    struct fuse_getxattr_in body;
+    char name[80];
+};
+
+/* Let REQUEST be what libfuse gets, which may be in ROOM. */
+enum verdict translate_request(struct request *request, struct translation *room);
+
+/* Write libfuse's reply, which is no error, to a FUSE_IOCTL that was translated. As writev(2). */
+ssize_t translate_reply(int fd, const struct iovec *parts, int count);
+
 #endif

@@ -69,7 +69,7 @@ struct directory {
     size_t count, room, gone;
     uint64_t last_cookie;
     unsigned busy; /* threads that use it without the lock */
-    bool incomplete; /* there was no memory for a name */
+    bool left;       /* to Python: there was no memory for a name, or it has a rule for each */
     bool upper;      /* the upper has it */
     int upper_fd;    /* O_PATH, -1 if it is not at hand */
     size_t source_count;

@@ -264,7 +264,7 @@ bool tree_knows(uint64_t number)
 {
     pthread_mutex_lock(&table_lock);
     struct node *node = table_find(number);
-    bool known = node != NULL && node->directory != NULL && !node->directory->incomplete;
+    bool known = node != NULL && node->directory != NULL && !node->directory->left;
     struct directory *directory = node == NULL ? NULL : directory_to_read(node);
     pthread_mutex_unlock(&table_lock);
     if (directory == NULL)

@@ -28,6 +28,9 @@ struct fuse_backing_map {
 /* FUSE_COPY_FILE_RANGE_64 of Linux 6.18: the same request, answered with 64 bits. */
 enum { COPY_FILE_RANGE_64 = 53 };
 
+/* FUSE_TMPFILE of Linux 6.1: the body of FUSE_CREATE. */
+enum { TMPFILE = 51 };
+
 /* fuse_open_out has its third word as padding in older headers. */
 struct open_reply {
     uint64_t fh;
