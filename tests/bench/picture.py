@@ -20,12 +20,13 @@ _TICKS: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 # Read on a light ground and on a dark one.
 _COLORS: Final = ("#2f81f7", "#d29922", "#a371f7", "#8b949e")
 _STYLE: Final = """\
-text { font: 12px system-ui, sans-serif; fill: #1f2328 }
+text { font: 12px system-ui, sans-serif; fill: #6e7781 }
 .title { font-size: 15px; font-weight: 600 }
 .tick { font-size: 11px; text-anchor: middle }
 .label { text-anchor: end }
 line { stroke: #8b949e; stroke-opacity: .35 }
 .one { stroke-opacity: 1 }
+@media (prefers-color-scheme: light) { text { fill: #1f2328 } }
 @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } }"""
 
 
