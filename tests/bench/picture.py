@@ -7,12 +7,12 @@ from typing import Final
 
 from tests.bench.contenders import CONTENDERS, Role
 from tests.bench.results import Figure
-from tests.bench.rows import Unit
+from tests.bench.rows import Kind
 from tests.bench.table import Report
 
 _WIDTH: Final = 860
 _LABELS: Final = 300  # where the chart begins
-_TOP: Final = 60
+_TOP: Final = 80
 _BAR: Final = 4
 _GAP: Final = 8
 _LEAST, _GREATEST = 0.1, 100.0
@@ -20,17 +20,18 @@ _TICKS: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 # Read on a light ground and on a dark one.
 _COLORS: Final = ("#2f81f7", "#d29922", "#a371f7", "#8b949e")
 _STYLE: Final = """\
-text { font: 12px system-ui, sans-serif; fill: #1f2328 }
+text { font: 12px system-ui, sans-serif; fill: #6e7781 }
 .title { font-size: 15px; font-weight: 600 }
 .tick { font-size: 11px; text-anchor: middle }
 .label { text-anchor: end }
 line { stroke: #8b949e; stroke-opacity: .35 }
 .one { stroke-opacity: 1 }
+@media (prefers-color-scheme: light) { text { fill: #1f2328 } }
 @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } }"""
 
 
 def draw(report: Report, subject: str) -> str:
-    """An SVG of the first figure of each row that is a time and comes in one size only."""
+    """An SVG of the first figure of each row, without costs and rows that differ in size."""
     peers = [name for name in report.peers() if CONTENDERS[name].role is not Role.PLAIN]
     figures = list(_chosen(report.figures, subject, peers))
     step = len(peers) * _BAR + _GAP
@@ -52,7 +53,7 @@ def draw(report: Report, subject: str) -> str:
 def _chosen(figures: Sequence[Figure], subject: str, peers: Sequence[str]) -> Iterator[Figure]:
     drawn = set()
     for figure in figures:
-        if figure.grows or figure.unit is not Unit.SECONDS or figure.row in drawn:
+        if figure.grows or figure.kind is Kind.COST or figure.row in drawn:
             continue
         if any(figure.ratio(subject, peer) for peer in peers):
             drawn.add(figure.row)
@@ -62,8 +63,8 @@ def _chosen(figures: Sequence[Figure], subject: str, peers: Sequence[str]) -> It
 def _legend(peers: Sequence[str]) -> Iterator[str]:
     x = _LABELS
     for peer, color in zip(peers, _COLORS, strict=False):
-        yield f'<rect x="{x}" y="10" width="10" height="10" fill="{color}"/>'
-        yield f'<text x="{x + 15}" y="20">as {escape(peer)}</text>'
+        yield f'<rect x="{x}" y="32" width="10" height="10" fill="{color}"/>'
+        yield f'<text x="{x + 15}" y="42">as {escape(peer)}</text>'
         x += 140
 
 
