@@ -4,8 +4,8 @@
  *
  *     harness DIRECTORY SEED STEPS THREADS
  *
- * DIRECTORY has the layers "0" (base) and "1", and room for files; all that is done to files is
- * done in it. Everything that is drawn depends on SEED alone. Ends with status 0, or a message and
+ * DIRECTORY has the layers "0" (base) and "1", the upper "2", and room for files; all that is done
+ * to files is done in it. Everything that is drawn depends on SEED alone. Ends with status 0, or a message and
  * abort(3). Compiled with -DFUZZER, libFuzzer's input takes the place of the dice, and DIRECTORY is
  * PLANE_DIRECTORY of the environment. Linked with --wrap=read.
  *
@@ -29,12 +29,13 @@
 
 #include <sanitizer/asan_interface.h>
 
+#include "changes.h"
 #include "names.h"
 
 enum {
     MOST = 257 * 4096,
     AGAIN = 600, /* as unionfs/driver/plane/__init__.py has it */
-    LAYERS = 2,
+    LAYERS = 2, /* and the upper above them */
     NODES = 200,
     HANDLES = 1000,
     BATCH = 6,
@@ -99,6 +100,7 @@ static uint64_t draw_number(void)
 static const char *const NAMES[] = {
     "file", "dir",  "link",   "twice", "hole",  "fifo", "gone", ".wh.gone", "other", "sub",
     "new",  "deep", "opaque", "",      ".",     "..",   "big",  "\xff\xfe", ".wh.",  "in",
+    "own",  "a",    "b",      "c",
 };
 
 /* A name with its zero byte; answers its size with that. No slash: what is outside stays so. */
@@ -125,7 +127,7 @@ static size_t draw_name(char *name)
 
 struct seen {
     uint64_t number;
-    uint64_t references;
+    bool is_directory;
 };
 
 static struct seen known[NODES];
@@ -133,17 +135,16 @@ static size_t known_count;
 static uint64_t handles[HANDLES];
 static size_t handle_count;
 
-static void learn_node(uint64_t number)
+static void learn_node(uint64_t number, uint32_t mode)
 {
-    for (size_t at = 0; at < known_count; at++) {
-        if (known[at].number == number) {
-            known[at].references++;
+    struct seen seen = {number, S_ISDIR(mode)};
+    for (size_t at = 0; at < known_count; at++)
+        if (known[at].number == number)
             return;
-        }
-    }
-    /* One that finds no room stays referred to. */
     if (known_count < NODES)
-        known[known_count++] = (struct seen){number, 1};
+        known[known_count++] = seen;
+    else
+        known[1 + draw(NODES - 1)] = seen; /* the first is the root */
 }
 
 static void learn_handle(uint64_t handle)
@@ -157,6 +158,16 @@ static uint64_t draw_node(void)
     return chance(20) || known_count == 0 ? draw_number() : known[draw(known_count)].number;
 }
 
+static uint64_t draw_directory(void)
+{
+    for (int tries = 0; tries < 10; tries++) {
+        const struct seen *seen = &known[draw(known_count)];
+        if (seen->is_directory)
+            return seen->number;
+    }
+    return FUSE_ROOT_ID;
+}
+
 static uint64_t draw_handle(void)
 {
     return chance(20) || handle_count == 0 ? draw_number() : handles[draw(handle_count)];
@@ -164,16 +175,26 @@ static uint64_t draw_handle(void)
 
 /* What Python has */
 
-static int directory_fd;
+static int directory_fd, upper_fd;
 static uint64_t python_files[HANDLES];
 static size_t python_file_count;
 static uint64_t python_number = (uint64_t)1 << 40;
 
-static void take_file(int fd, void *data)
+static void take_file(int fd, bool writable, void *data)
 {
-    (void)data;
+    (void)writable, (void)data;
     CHECK(python_file_count < HANDLES);
     python_files[python_file_count++] = (uint64_t)fd;
+}
+
+/* Take a node over; answers the kernel's references to it. */
+static uint64_t adopt(uint64_t number)
+{
+    int fd;
+    uint64_t references = names_adopt(number, take_file, NULL, &fd);
+    if (fd >= 0)
+        close(fd);
+    return references;
 }
 
 static void close_file(uint64_t fd)
@@ -187,23 +208,37 @@ static void close_file(uint64_t fd)
     }
 }
 
-/* Directories that Python knows are those whose path in the layers is known. */
+/* Where directories that Python has taken over are in the layers. */
+static struct {
+    uint64_t number;
+    char path[PATH_MAX];
+} places[NODES];
+static size_t place_count;
+
+/* Where a directory is in the layers, if Python knows, or can ask. */
 static bool path_of(uint64_t number, char *path, size_t room)
 {
     uint64_t parent;
     size_t length;
     if (number == FUSE_ROOT_ID)
         return snprintf(path, room, ".") > 0;
+    for (size_t at = 0; at < place_count; at++)
+        if (places[at].number == number)
+            return snprintf(path, room, "%s", places[at].path) > 0;
     char *name = names_where(number, &parent, &length);
-    bool good = name != NULL && path_of(parent, path, room - 300);
-    if (good) {
-        if (strcmp(path, ".") == 0)
-            snprintf(path, room, "%s", name);
-        else
-            snprintf(path + strlen(path), room - strlen(path), "/%s", name);
-    }
+    char above[PATH_MAX];
+    bool good = name != NULL && path_of(parent, above, sizeof(above));
+    if (good && strcmp(above, ".") == 0)
+        good = (size_t)snprintf(path, room, "%s", name) < room;
+    else if (good)
+        good = (size_t)snprintf(path, room, "%s/%s", above, name) < room;
     free(name);
     return good;
+}
+
+static int open_upper(const char *path)
+{
+    return openat(upper_fd, path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 }
 
 struct questions {
@@ -238,31 +273,41 @@ static void put_name(uint64_t parent, const char *name)
     struct fuse_attr attributes = {.ino = ++python_number, .mode = S_IFDIR | 0755, .nlink = 1};
     uint8_t type = chance(2) ? DT_DIR : DT_REG;
     uint64_t number = chance(4) ? draw_node() : python_number;
-    if (is_inside(parent, number))
+    if (number == 0 || is_inside(parent, number))
         number = python_number;
     names_put(parent, name, strlen(name), number, type, chance(2) ? &attributes : NULL, draw(3));
+}
+
+static void answer_questions(uint64_t number, const struct questions *asked)
+{
+    for (size_t at = 0; at < asked->count; at++) {
+        if (chance(3))
+            names_remove(number, asked->names[at], strlen(asked->names[at]));
+        else if (chance(2))
+            put_name(number, asked->names[at]);
+    }
 }
 
 /* Let the plane know a directory; answers whether it did not before. */
 static bool fill(uint64_t number)
 {
     char path[PATH_MAX];
-    struct source sources[LAYERS];
     struct questions asked = {0};
     if (!path_of(number, path, sizeof(path)))
         return false;
-    uint64_t references = names_adopt(number, take_file, NULL);
-    size_t count = chance(4) ? 1 : LAYERS;
+    uint64_t references = adopt(number);
+    if (references > 0 && place_count < NODES) {
+        places[place_count].number = number;
+        strcpy(places[place_count++].path, path);
+    }
+    size_t count = draw(LAYERS + 1);
+    struct source *sources = calloc(LAYERS, sizeof(*sources));
     for (size_t at = 0; at < count; at++)
         sources[at] = (struct source){(int)(LAYERS - 1 - at), strdup(path)};
-    if (names_fill(number, FUSE_ROOT_ID, references, sources, count, note_question, &asked) != 0)
+    int fd = chance(4) && count > 0 ? -1 : open_upper(path);
+    if (names_fill(number, FUSE_ROOT_ID, references, sources, count, fd, note_question, &asked) != 0)
         return false;
-    for (size_t at = 0; at < asked.count; at++) {
-        if (chance(3))
-            names_remove(number, asked.names[at], strlen(asked.names[at]));
-        else if (chance(2))
-            put_name(number, asked.names[at]);
-    }
+    answer_questions(number, &asked);
     return true;
 }
 
@@ -287,6 +332,17 @@ static void reply_with(uint64_t unique, int error, const void *data, size_t size
     free(copy);
 }
 
+static void free_changes(void)
+{
+    struct change *change = names_changes();
+    while (change != NULL) {
+        struct change *next = change->next;
+        CHECK(change->length > 0 && change->length <= NAME_MAX);
+        free(change);
+        change = next;
+    }
+}
+
 /* What mirror.py and operations.py do with a request that the plane left to them. */
 static void answer_as_python(const struct fuse_in_header *header)
 {
@@ -295,7 +351,9 @@ static void answer_as_python(const struct fuse_in_header *header)
         struct fuse_entry_out entry;
         struct open_reply open;
     } created = {.entry = {.nodeid = ++python_number, .attr = {.mode = S_IFREG | 0644}}};
+    struct questions asked = {0};
     int fd;
+    free_changes();
     switch (header->opcode) {
     case FUSE_FORGET:
     case FUSE_BATCH_FORGET:
@@ -317,18 +375,26 @@ static void answer_as_python(const struct fuse_in_header *header)
             reply_with(header->unique, 0, &created.open, sizeof(created.open));
             return;
         }
-        if (chance(2)) {
+        if (chance(6)) {
             reply_with(header->unique, 0, &created.entry, sizeof(created.entry));
+            return;
+        }
+        break;
+    case FUSE_READDIRPLUS:
+        names_unknown(header->nodeid, note_question, &asked);
+        answer_questions(header->nodeid, &asked);
+        if (asked.count > 0) {
+            reply_with(header->unique, AGAIN, NULL, 0);
             return;
         }
         break;
     case FUSE_OPEN:
     case FUSE_CREATE:
-        names_adopt(header->nodeid, take_file, NULL);
+        adopt(header->nodeid);
         fd = python_file_count < HANDLES && !chance(4) ? open_any() : -1;
         if (fd < 0)
             break;
-        take_file(fd, NULL);
+        take_file(fd, true, NULL);
         created.open.fh = (uint64_t)fd;
         CHECK(handles_offer(fd, chance(2)) == 0);
         if (header->opcode == FUSE_OPEN)
@@ -342,27 +408,32 @@ static void answer_as_python(const struct fuse_in_header *header)
     reply_with(header->unique, errors[draw(sizeof(errors) / sizeof(errors[0]))], NULL, 0);
 }
 
-/* What Python says unasked. */
-static void speak_as_python(void)
+/* What Python says unasked; of names only if no request is on its way, as the kernel sees to it. */
+static void speak_as_python(bool of_names)
 {
-    char name[512];
+    char name[512], path[PATH_MAX];
+    uint64_t number = draw_node();
     if (draw_name(name) == 1)
         strcpy(name, "unnamed");
-    switch (draw(5)) {
+    switch (draw(of_names ? 5 : 3)) {
     case 0:
-        names_adopt(draw_node(), take_file, NULL);
+        adopt(number);
         break;
     case 1:
-        names_remove(draw_node(), name, strlen(name));
+        names_refer(number);
         break;
     case 2:
-        put_name(draw_node(), name);
+        if (path_of(number, path, sizeof(path)) && adopt(number) > 0) {
+            int fd = open_upper(path);
+            if (fd >= 0)
+                names_raised(number, fd);
+        }
         break;
     case 3:
-        names_changing(draw_node());
+        names_remove(number, name, strlen(name));
         break;
     default:
-        names_refer(draw_node());
+        put_name(number, name);
     }
 }
 
@@ -376,21 +447,21 @@ static const struct {
     uint32_t opcode;
     const char *body;
 } LAYOUTS[] = {
-    {FUSE_LOOKUP, "N"},
-    {FUSE_LOOKUP, "N"},
-    {FUSE_LOOKUP, "N"},
-    {FUSE_FORGET, "q"},
+    {FUSE_LOOKUP, "/N"},
+    {FUSE_LOOKUP, "/N"},
+    {FUSE_LOOKUP, "/N"},
+    {FUSE_FORGET, "k"},
     {FUSE_BATCH_FORGET, "F"},
     {FUSE_GETATTR, "fwh"},
     {FUSE_SETATTR, "fwhoqqqqwwwwwwww"},
     {FUSE_READLINK, ""},
-    {FUSE_SYMLINK, "NN"},
-    {FUSE_MKNOD, "wwwwN"},
-    {FUSE_MKDIR, "wwN"},
-    {FUSE_UNLINK, "N"},
-    {FUSE_RMDIR, "N"},
-    {FUSE_RENAME, "nNN"},
-    {FUSE_LINK, "nN"},
+    {FUSE_SYMLINK, "/NN"},
+    {FUSE_MKNOD, "/wwwwN"},
+    {FUSE_MKDIR, "/wwN"},
+    {FUSE_UNLINK, "/N"},
+    {FUSE_RMDIR, "/N"},
+    {FUSE_RENAME, "/nNN"},
+    {FUSE_LINK, "/nN"},
     {FUSE_OPEN, "fw"},
     {FUSE_OPEN, "fw"},
     {FUSE_READ, "hosfqfw"},
@@ -403,19 +474,19 @@ static const struct {
     {FUSE_LISTXATTR, "sw"},
     {FUSE_REMOVEXATTR, "N"},
     {FUSE_FLUSH, "hwwq"},
-    {FUSE_OPENDIR, "fw"},
-    {FUSE_OPENDIR, "fw"},
-    {FUSE_READDIR, "hosfqfw"},
-    {FUSE_READDIRPLUS, "hosfqfw"},
-    {FUSE_READDIRPLUS, "hosfqfw"},
-    {FUSE_RELEASEDIR, "hffq"},
+    {FUSE_OPENDIR, "/fw"},
+    {FUSE_OPENDIR, "/fw"},
+    {FUSE_READDIR, "/hosfqfw"},
+    {FUSE_READDIRPLUS, "/hosfqfw"},
+    {FUSE_READDIRPLUS, "/hosfqfw"},
+    {FUSE_RELEASEDIR, "/hffq"},
     {FUSE_FSYNCDIR, "hfw"},
     {FUSE_ACCESS, "fw"},
-    {FUSE_CREATE, "fwwwN"},
+    {FUSE_CREATE, "/fwwwN"},
     {FUSE_INTERRUPT, "q"},
     {FUSE_IOCTL, "hfcqswD"},
     {FUSE_FALLOCATE, "hoqfw"},
-    {FUSE_RENAME2, "nfwNN"},
+    {FUSE_RENAME2, "/nfwNN"},
     {FUSE_LSEEK, "hofw"},
     {FUSE_COPY_FILE_RANGE, "honhoqq"},
     {51 /* FUSE_TMPFILE */, "fwwwN"},
@@ -470,11 +541,15 @@ static void append_field(struct packet *packet, char field)
         append(packet, &quad, sizeof(quad));
         return;
     case 'n':
-        quad = draw_node();
+        quad = chance(2) ? packet->header.nodeid : draw_directory();
         append(packet, &quad, sizeof(quad));
         return;
     case 'o':
         quad = chance(2) ? 0 : draw_number();
+        append(packet, &quad, sizeof(quad));
+        return;
+    case 'k':
+        quad = chance(8) ? draw_number() : 1;
         append(packet, &quad, sizeof(quad));
         return;
     case 'q':
@@ -519,12 +594,17 @@ static void mutate(struct packet *packet)
 
 static void draw_request(struct packet *packet, uint64_t unique)
 {
+    static const uint32_t ids[] = {0, 0, 1000, (uint32_t)-1};
     size_t which = draw(sizeof(LAYOUTS) / sizeof(LAYOUTS[0]));
+    const char *field = LAYOUTS[which].body;
+    bool in_directory = *field == '/' && !chance(8);
     packet->header = (struct fuse_in_header){.len = sizeof(packet->header),
                                              .opcode = LAYOUTS[which].opcode,
                                              .unique = unique,
-                                             .nodeid = draw_node()};
-    for (const char *field = LAYOUTS[which].body; *field != '\0'; field++)
+                                             .nodeid = in_directory ? draw_directory() : draw_node(),
+                                             .uid = ids[draw(4)],
+                                             .gid = ids[draw(4)]};
+    for (field += *field == '/'; *field != '\0'; field++)
         append_field(packet, *field);
     if (chance(6))
         mutate(packet);
@@ -567,7 +647,7 @@ static void check_listing(const char *at, size_t size)
         CHECK(entry->dirent.off > cookie);
         cookie = entry->dirent.off;
         if (entry->entry_out.nodeid != 0)
-            learn_node(entry->entry_out.nodeid);
+            learn_node(entry->entry_out.nodeid, entry->entry_out.attr.mode);
         at += FUSE_DIRENTPLUS_SIZE(entry);
         size -= FUSE_DIRENTPLUS_SIZE(entry);
     }
@@ -587,9 +667,16 @@ static void check_reply(const struct sent *sent, const struct fuse_out_header *h
     case FUSE_LOOKUP:
         CHECK(size == sizeof(*entry));
         if (entry->nodeid != 0)
-            learn_node(entry->nodeid);
+            learn_node(entry->nodeid, entry->attr.mode);
+        break;
+    case FUSE_MKDIR:
+    case FUSE_MKNOD:
+    case FUSE_SYMLINK:
+        CHECK(size == sizeof(*entry) && entry->nodeid != 0);
+        learn_node(entry->nodeid, entry->attr.mode);
         break;
     case FUSE_GETATTR:
+    case FUSE_SETATTR:
         CHECK(size == sizeof(struct fuse_attr_out));
         break;
     case FUSE_OPEN:
@@ -599,7 +686,7 @@ static void check_reply(const struct sent *sent, const struct fuse_out_header *h
         break;
     case FUSE_CREATE:
         CHECK(size == sizeof(*entry) + sizeof(struct open_reply));
-        learn_node(entry->nodeid);
+        learn_node(entry->nodeid, entry->attr.mode);
         learn_handle(((const struct open_reply *)(entry + 1))->fh);
         break;
     case FUSE_READDIRPLUS:
@@ -687,16 +774,6 @@ static void await_replies(void)
     }
 }
 
-static void note_forgotten(const struct packet *packet)
-{
-    /* The plane forgets what it is told, so that later requests on it are wild ones. */
-    if (packet->header.opcode == FUSE_FORGET && known_count > 0 && chance(2)) {
-        size_t at = draw(known_count);
-        if (known[at].number == packet->header.nodeid)
-            known[at] = known[--known_count];
-    }
-}
-
 static void send_request(uint64_t unique)
 {
     static struct packet packet;
@@ -708,14 +785,20 @@ static void send_request(uint64_t unique)
         packet.header.len += 1 + (uint32_t)draw(100);
     if (packet.header.opcode == FUSE_INIT || packet.header.opcode == FUSE_DESTROY)
         packet.header.opcode = FUSE_STATFS;
-    if (packet.header.opcode == FUSE_RELEASE && size >= sizeof(packet.header) + 8) {
+    /* No devices, which somebody might open. */
+    if (packet.header.opcode == FUSE_MKNOD)
+        ((struct fuse_mknod_in *)packet.body)->rdev = 0;
+    /* Nothing else is asked of a file that is closed. */
+    bool alone = packet.header.opcode == FUSE_RELEASE;
+    if (alone)
+        await_replies();
+    if (alone && size >= sizeof(packet.header) + 8) {
         uint64_t handle;
         memcpy(&handle, packet.body, sizeof(handle));
         for (size_t at = 0; at < handle_count; at++)
             if (handles[at] == handle)
                 handles[at] = handles[--handle_count];
     }
-    note_forgotten(&packet);
     if (!lies && is_answered(packet.header.opcode)) {
         struct sent sent = {unique, packet.header.opcode, packet.header.nodeid, 0};
         if (size >= sizeof(packet.header) + sizeof(struct fuse_read_in))
@@ -723,6 +806,8 @@ static void send_request(uint64_t unique)
         batch[batch_count++] = sent;
     }
     CHECK(send(kernel, &packet, size, 0) == (ssize_t)size);
+    if (alone)
+        await_replies();
 }
 
 static void play(size_t steps)
@@ -732,8 +817,10 @@ static void play(size_t steps)
         for (size_t count = 1 + draw(BATCH); count > 0; count--)
             send_request(unique += 2);
         if (chance(4) && python_file_count < HANDLES / 2)
-            speak_as_python();
+            speak_as_python(false);
         await_replies();
+        if (chance(4) && python_file_count < HANDLES / 2)
+            speak_as_python(true);
     }
 }
 
@@ -752,12 +839,15 @@ static void begin(const char *directory, int threads)
     CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0);
     for (int end = 0; end < 2; end++)
         CHECK(setsockopt(ends[end], SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room)) == 0);
-    for (int layer = 0; layer < LAYERS; layer++) {
+    for (int layer = 0; layer <= LAYERS; layer++) {
         char name[2] = {(char)('0' + layer), '\0'};
         int root = openat(directory_fd, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
         CHECK(root >= 0 && fstat(root, &status) == 0);
         CHECK(layers_set(layer, root, layer == 0, status.st_dev, 0) == 0);
+        upper_fd = root;
     }
+    layers_set_upper(LAYERS);
+    changes_configure(true);
     layers_know_owners(true);
     handles_configure(false, 1 << 20);
     channel_keep_listings(false);
@@ -765,7 +855,7 @@ static void begin(const char *directory, int threads)
     plane = ends[1];
     ready = channel_start(plane, threads, MOST, false);
     CHECK(ready >= 0);
-    learn_node(FUSE_ROOT_ID);
+    learn_node(FUSE_ROOT_ID, S_IFDIR);
 }
 
 #ifdef FUZZER

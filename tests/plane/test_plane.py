@@ -53,6 +53,12 @@ _ABOVE: Tree = {
     "opaque": opaque({}),
     os.fsdecode(b"\xff\xfe"): "",
 }
+_UPPER: Tree = {
+    "new": {"file": "new", "sub": {"in": ""}},
+    "dir": {"own": "own", "deep": {"1": "changed", "2": WHITEOUT}},
+    "file": "changed",
+    "twice": WHITEOUT,
+}
 
 
 def _compiled(target: Path, compiler: str, sanitizers: str, *more: str) -> Path:
@@ -80,10 +86,10 @@ def _run(*words: str | Path, **environment: str) -> None:
 
 @pytest.fixture
 def playground(filesystems: FileSystems) -> Path:
-    """Two layers, and a little room beside them."""
+    """Two layers, an upper, and a little room beside them."""
     disk = filesystems.tmpfs(options="size=64m")
-    build(disk / "0", _BASE)
-    build(disk / "1", _ABOVE)
+    for name, layer in [("0", _BASE), ("1", _ABOVE), ("2", _UPPER)]:
+        build(disk / name, layer)
     return disk
 
 
