@@ -260,7 +260,8 @@ class Filesystem:
         upper.settle(target, new.name)
         if node.is_directory:
             self._keep_content(node, old, new.parent)
-        self._announce(node, new.parent)
+        if old.parent is not new.parent:
+            self._announce(node, new.parent)
         place = _place_of_name(node, old)
 
         def move() -> None:
@@ -285,8 +286,9 @@ class Filesystem:
             self._keep_content(one, old, new.parent)
         if other.is_directory:
             self._keep_content(other, new, old.parent)
-        self._announce(one, new.parent)
-        self._announce(other, old.parent)
+        if old.parent is not new.parent:
+            self._announce(one, new.parent)
+            self._announce(other, old.parent)
         self._tree.upper.exchange(_place_of_name(one, old), _place_of_name(other, new))
         self._nodes.drop_name(one, *old)
         self._nodes.drop_name(other, *new)
@@ -356,7 +358,9 @@ class Filesystem:
         entry.redirect = redirect
 
     def _announce(self, node: Node, target: Node) -> None:
-        """Before an entry, which may have its inode number from below, comes into a directory."""
+        """Before an entry, which may have its inode number from below, comes into a directory where
+        it was not yet.
+        """
         place = _upper_place(target)
         assert node.upper is not None
         if place.impure:

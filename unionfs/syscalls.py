@@ -28,6 +28,7 @@ _MOUNT_ATTR_NOSYMFOLLOW: Final = 0x200000
 _SYS_OPEN_TREE: Final = 428
 _SYS_FACCESSAT2: Final = 439
 _SYS_MOUNT_SETATTR: Final = 442
+_SYS_FCHMODAT2: Final = 452
 
 _FICLONE: Final = 0x40049409
 _INITIAL_USER_NAMESPACE: Final = 0xEFFFFFFD
@@ -92,6 +93,16 @@ def renameat2(source_fd: int, source: bytes, target_fd: int, target: bytes, flag
     Raises OSError; EINVAL where the filesystem does not know a flag.
     """
     check(libc.renameat2(source_fd, source, target_fd, target, flags), target)
+
+
+def chmod_at(directory_fd: int, name: bytes, mode: int) -> None:
+    """``fchmodat2(2)`` of a name beneath a directory descriptor, a symbolic link not followed.
+
+    Raises OSError: ENOSYS before Linux 6.6, or EPERM where a container's filter does not know it.
+    """
+    here, path = ctypes.c_int(directory_fd), ctypes.c_char_p(name)
+    flags = ctypes.c_int(_AT_SYMLINK_NOFOLLOW)
+    check(libc.syscall(_SYS_FCHMODAT2, here, path, ctypes.c_uint(mode), flags), name)
 
 
 def clone_tree(directory_fd: int) -> int:

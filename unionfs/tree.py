@@ -29,6 +29,7 @@ from unionfs.nodes import ROOT_NUMBER, Node, Nodes, Numbering
 from unionfs.upper import Upper
 
 _log: Final = logging.getLogger(__name__)
+_ABSENT: Final = os.strerror(errno.ENOENT)
 _METACOPY: Final = frozenset(markers.spellings(markers.METACOPY, markers.USER))
 
 
@@ -90,12 +91,12 @@ class Tree:
         if isinstance(found, Node):
             return found
         if found is None and parent.listed:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            raise FileNotFoundError(errno.ENOENT, _ABSENT)
         sources = merge.resolve(self._layers, parent.stack, name, found)
         if not sources:
             # If it was listed, a layer has changed while it was mounted.
             children.pop(name, None)
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            raise FileNotFoundError(errno.ENOENT, _ABSENT)
         return self._discover(parent, name, sources)
 
     def mirrored(self, node: Node) -> bool:
@@ -277,6 +278,7 @@ class Tree:
         node.protection = 0
         if node.is_directory:
             node.children, node.listed = {}, True
+            place.hidden = frozenset()
         self.nodes.add(node)
         return node
 
@@ -358,12 +360,18 @@ class Tree:
         # While a metacopy is filled, nothing else of it may change.
         if self._is_up(node, content) and node not in self._copying:
             return
-        lock = self._copying.setdefault(node, trio.Lock())
+        lock = self._copying.get(node)
+        if lock is None:
+            lock = self._copying[node] = trio.Lock()
+            # To wait for it would be to let others go first.
+            lock.acquire_nowait()
+        else:
+            await lock.acquire()
         try:
-            async with lock:
-                if not self._is_up(node, content):
-                    await self._copy_up(node, size, content)
+            if not self._is_up(node, content):
+                await self._copy_up(node, size, content)
         finally:
+            lock.release()
             # Whoever waits has been given it by now.
             if not lock.locked():
                 self._copying.pop(node, None)
@@ -683,6 +691,7 @@ class Tree:
             if self.protection(node):
                 self._mirror.leave(node)
             self._mirror.raised(node)
+            place.hidden = frozenset()
             return
         self.nodes.move(node, self._numbering.identity(self._upper_position, attributes))
         if whole:

@@ -234,7 +234,7 @@ class Upper:
         new_fd = places.directory(parent)
         flags = 0
         spare = False
-        if (directory or covers) and self._is_whiteout(parent, name):
+        if directory and self._is_whiteout(parent, name):
             # A directory can't replace a whiteout, but change places with it.
             flags = syscalls.RENAME_EXCHANGE
             spare = not covers
@@ -354,18 +354,30 @@ class Upper:
 
     def change_owner(self, place: Place, uid: int, gid: int) -> None:
         """chown(2) of the entry itself; -1 leaves one as it is."""
-        path, follow = places.reference(place)
-        os.chown(path, uid, gid, follow_symlinks=follow)
+        if place.parent is None:
+            os.chown(b"/proc/self/fd/%d" % place.descriptor, uid, gid)
+        else:
+            directory_fd = places.directory(place.parent)
+            os.chown(place.name, uid, gid, dir_fd=directory_fd, follow_symlinks=False)
 
     def change_mode(self, place: Place, mode: int) -> None:
         """chmod(2) of the entry itself, never of what a link leads to."""
+        if place.parent is not None:
+            try:
+                syscalls.chmod_at(places.directory(place.parent), place.name, mode)
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOSYS, errno.EPERM):
+                    raise
         with places.held(place) as path:
             os.chmod(path, mode)
 
     def change_times(self, place: Place, atime_ns: int, mtime_ns: int) -> None:
         """utimensat(2), in nanoseconds."""
-        path, follow = places.reference(place)
-        os.utime(path, ns=(atime_ns, mtime_ns), follow_symlinks=follow)
+        if place.parent is None:
+            os.utime(b"/proc/self/fd/%d" % place.descriptor, ns=(atime_ns, mtime_ns))
+        else:
+            _set_times(places.directory(place.parent), place.name, atime_ns, mtime_ns)
 
     def set_flags(self, entry: Entry, call: Call, value: bytes) -> None:
         """Do *call*, one that sets flags. Raises OSError: EOPNOTSUPP for those it has not."""
@@ -476,7 +488,7 @@ class Upper:
         caller: Caller | None,
     ) -> _T:
         stage = self.scratch_name()
-        try:
+        with self._work.discarding(stage):
             stage_fd = self._stage(stage, parent)
             try:
                 with self._as(caller):
@@ -489,8 +501,7 @@ class Upper:
                     raise
             finally:
                 os.close(stage_fd)
-        finally:
-            self._work.discard(stage)
+        self._work.discard_directory(stage)
         return made
 
     def _replace_whiteout(self, made: Place, parent: Place) -> None:
@@ -560,22 +571,16 @@ class Upper:
 
     @contextlib.contextmanager
     def _same_times(self, directory: Place) -> Iterator[None]:
-        descriptor = os.open(b".", DIRECTORY, dir_fd=places.directory(directory))
-        try:
-            before = os.fstat(descriptor)
-            with self._writable_for_users(descriptor):
-                yield
-            # What was to be done is done; its times are not worth failing for.
-            with contextlib.suppress(OSError):
-                os.utime(descriptor, ns=(before.st_atime_ns, before.st_mtime_ns))
-        finally:
-            os.close(descriptor)
-
-    def _writable_for_users(self, descriptor: int) -> contextlib.AbstractContextManager[None]:
-        """Names for copies are made even in directories that their owner may not write."""
-        if self._ids[0] == 0:
-            return contextlib.nullcontext()
-        return _writable(b"/proc/self/fd/%d" % descriptor)
+        before = os.stat(places.directory(directory))
+        with contextlib.ExitStack() as stack:
+            if self._ids[0] != 0:
+                # Names for copies are made even in directories that their owner may not write.
+                stack.enter_context(_writable(stack.enter_context(places.held(directory))))
+            yield
+        # What was to be done is done; its times are not worth failing for.
+        with contextlib.suppress(OSError):
+            times = before.st_atime_ns, before.st_mtime_ns
+            _set_times(places.directory(directory), b".", *times)
 
     @contextlib.contextmanager
     def _as(self, caller: Caller | None) -> Iterator[None]:
@@ -608,6 +613,10 @@ class Upper:
             yield
         finally:
             syscalls.set_filesystem_ids(*self._ids)
+
+
+def _set_times(directory_fd: int, name: bytes, atime_ns: int, mtime_ns: int) -> None:
+    os.utime(name, ns=(atime_ns, mtime_ns), dir_fd=directory_fd, follow_symlinks=False)
 
 
 def _rename(old_fd: int, old: bytes, new_fd: int, new: bytes, flags: int = 0) -> None:

@@ -112,6 +112,15 @@ class WorkDirectory:
         except OSError as error:
             _log.warning("%r stays in the work directory until the next mount: %s", name, error)
 
+    def discard_directory(self, name: bytes) -> None:
+        """Remove a scratch directory in which there is most likely nothing, or a whiteout; as
+        ``discard``.
+        """
+        try:
+            os.rmdir(name, dir_fd=self.scratch.descriptor)
+        except OSError:
+            self.discard(name)
+
     @contextlib.contextmanager
     def discarding(self, name: bytes) -> Iterator[None]:
         """If the block fails, the scratch entry that it was to use is removed."""

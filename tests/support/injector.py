@@ -34,7 +34,9 @@ _LEFT_OUT = frozenset(
 _CHANGING = frozenset(
     (
         *("linkat", "mkdirat", "mknodat", "renameat", "renameat2", "rmdir", "symlinkat"),
-        *("unlinkat", "chmod", "chown", "fchmod", "fchmodat", "fchown", "fchownat", "lchown"),
+        # The fourth has no name in older headers.
+        *("unlinkat", "fchmodat", "fchmodat2", "452", "chmod", "chown", "fchmod", "fchown"),
+        *("fchownat", "lchown"),
         *("fremovexattr", "fsetxattr", "lremovexattr", "lsetxattr", "removexattr", "setxattr"),
         *("copy_file_range", "fdatasync", "fsync", "ftruncate", "pwrite64", "utimensat"),
     )

@@ -21,7 +21,7 @@ NAMING: Final = {
 }
 """The calls that change names and marks, and so what a mount finds after a crash."""
 CHANGING: Final = NAMING | {
-    *("chmod", "chown", "copy_file_range", "fchmod", "fdatasync", "fsync", "ftruncate"),
+    *("chmod", "chmod_at", "chown", "copy_file_range", "fchmod", "fdatasync", "fsync", "ftruncate"),
     *("ioctl", "open to write", "pwrite", "utime"),
 }
 """The calls with which the union changes anything on a disk."""

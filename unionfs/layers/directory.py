@@ -67,6 +67,7 @@ class DirectoryLayer:
         self._every_id_is_mapped = syscalls.every_id_is_mapped()
         self._writable = writable
         self._filesystems: dict[int, bytes] = {}
+        self._attributes_of: tuple[Place, list[bytes]] | None = None
         plain = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self.lineage: Sequence[tuple[int, int]] = places.lineage(plain)
@@ -132,7 +133,7 @@ class DirectoryLayer:
 
     def metacopy(self, entry: Entry) -> bytes | None:
         place: Place = entry.handle
-        present = places.listxattr(place)
+        present = self._names_of_attributes(place)
         if not self._has_mark(markers.METACOPY, present):
             if self._doubts(markers.METACOPY, present):
                 raise OSError(errno.EIO, "whose content this file has only a user says", place.name)
@@ -143,7 +144,8 @@ class DirectoryLayer:
         return places.readlink(entry.handle)
 
     def listxattr(self, entry: Entry) -> list[bytes]:
-        return [name for name in places.listxattr(entry.handle) if not markers.is_mark(name)]
+        present = self._names_of_attributes(entry.handle)
+        return [name for name in present if not markers.is_mark(name)]
 
     def getxattr(self, entry: Entry, name: bytes) -> bytes:
         if markers.is_mark(name):
@@ -230,6 +232,14 @@ class DirectoryLayer:
 
     def close(self) -> None:
         places.forget_below(self._root)
+
+    def _names_of_attributes(self, place: Place) -> list[bytes]:
+        """What a place has. A copy-up asks twice, and only an upper changes meanwhile."""
+        if self._writable:
+            return places.listxattr(place)
+        if self._attributes_of is None or self._attributes_of[0] is not place:
+            self._attributes_of = place, places.listxattr(place)
+        return self._attributes_of[1]
 
     def mark(self, place: Place, mark: bytes, present: Sequence[bytes]) -> bytes | None:
         """The value of a mark in the spelling that wins; *present* is what ``listxattr`` gave."""

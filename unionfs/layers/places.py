@@ -25,7 +25,8 @@ _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class Place:
     """A name in a directory, or (parent None) an inode that its own descriptor holds.
 
-    hidden: for a directory whose listing was read: the names its ``.wh.`` files hide.
+    hidden: for a directory whose listing was read, or that was made: the names its ``.wh.`` files
+    hide.
     impure: for a directory of the upper: whether it has been marked so.
     whiteout_attributes: for a directory: whether regular files in it may be whiteouts by attribute.
     """
