@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import linux
+from tests.support import driver, linux
 from tests.support.filesystems import FileSystems
+from tests.support.launcher import Launcher
 from tests.support.mounts import KernelMount, Mount, Mounts, UnionMount
 
 _BASE = pytest.StashKey[Path]()
@@ -25,6 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=1,
         metavar="N",
         help="make the long campaigns (random work, crashes, faults, load) N times as long",
+    )
+    parser.addoption(
+        "--driver",
+        choices=("stock", "native"),
+        default="stock",
+        help="the driver of all unions (default: %(default)s)",
     )
 
 
@@ -40,6 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "kernel_differs(reason): a rule that the kernel's overlayfs doesn't keep; fails if it does",
     )
+    driver.chosen = config.option.driver
     os.umask(0o022)
     # A shell, or nohup, starts what runs in the background with these ignored, and commands would
     # inherit it.
@@ -115,8 +123,19 @@ def filesystems(directory: Path) -> Iterator[FileSystems]:
     made.close()
 
 
+@pytest.fixture(scope="session")
+def launcher() -> Iterator[Launcher]:
+    """Starts unionmount many times in a short time."""
+    with Launcher() as launcher:
+        UnionMount.launcher = launcher
+        yield launcher
+        UnionMount.launcher = None
+
+
 @pytest.fixture
-def union(directory: Path, filesystems: FileSystems) -> Iterator[Mounts[UnionMount]]:
+def union(
+    directory: Path, filesystems: FileSystems, launcher: Launcher
+) -> Iterator[Mounts[UnionMount]]:
     """Mounts unions with unionmount: `union(base, *layers, upper=True)`."""
     # They lie on `filesystems`, so they end before these.
     mounts = Mounts(UnionMount, directory)

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import Command
-from tests.support.launcher import Launcher
 
 _MARKERS = {
     "needs_native": "what the union does with its data plane only; overlayfs proves the test",
@@ -21,29 +20,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what the union cannot do with the driver that it is tested with."""
-    out = "needs_stock" if _driver(config) == "native" else "needs_native"
+    out = "needs_stock" if config.getoption("driver") == "native" else "needs_native"
     left_out = [item for item in items if item.get_closest_marker(out) and _mounts_union(item)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
-
-
-def _driver(config: pytest.Config) -> str:
-    """Which driver the unions of the tests have: stock or native."""
-    driver: str = config.getoption("--driver", default="stock")
-    return driver
 
 
 def _mounts_union(item: pytest.Item) -> bool:
     assert isinstance(item, pytest.Function)
     both = item.callspec.params.get("both") if hasattr(item, "callspec") else None
     return both == "union" or "union" in item.fixturenames
-
-
-@pytest.fixture(scope="session")
-def launcher() -> Iterator[Launcher]:
-    """Starts unionmount many times in a short time."""
-    with Launcher() as launcher:
-        yield launcher
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import pytest
 
-from tests.support import linux
+from tests.support import driver, linux
 from tests.support.command import SECONDS, UNIONMOUNT, Command, has_ended, mounted_below, read_until
 from tests.support.filesystems import FileSystems
 from unionfs import __version__
@@ -85,7 +85,9 @@ def race(unionmount: Command) -> Iterator[Race]:
 
     def run(lines: list[list[str]]) -> list[tuple[int, str]]:
         assert process.stdin is not None
-        process.stdin.write(json.dumps(lines).encode() + b"\n")
+        process.stdin.write(
+            json.dumps([[*driver.words(), *words] for words in lines]).encode() + b"\n"
+        )
         process.stdin.flush()
         ended = json.loads(read_until(process.stdout, b"\n"))
         return [(status, said) for status, said in ended]

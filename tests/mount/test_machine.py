@@ -20,6 +20,9 @@ from tests.support.stacks import stacks
 _SEEDS = 6
 
 
+pytestmark = pytest.mark.usefixtures("launcher")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     seeds = range(_SEEDS * metafunc.config.getoption("campaign"))
     metafunc.parametrize("number", seeds)

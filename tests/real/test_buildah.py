@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.real.containers import Storage, make_root
+from tests.support import driver
 from tests.support.command import has_ended
 from tests.support.mounts import COMMAND
 from tests.support.snapshots import NEW, differences, snapshot
@@ -145,7 +146,8 @@ def _built(context: Path, home: Path, **options: str) -> Iterator[Storage]:
 def union(context: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
     """A storage in which the image was built on unionmount."""
     home = tmp_path_factory.mktemp("union") / "storage"
-    options = {"mount_program": COMMAND[0], "mountopt": "nodev,fsync=0"}
+    mountopt = ",".join(["nodev", "fsync=0", *driver.options()])
+    options = {"mount_program": COMMAND[0], "mountopt": mountopt}
     yield from _built(context, home, **options)
 
 

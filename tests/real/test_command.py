@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.real.manifest import untouched
 from tests.real.root import APT_INSTALL, PATIENCE
-from tests.support import linux
+from tests.support import driver, linux
 from tests.support.mounts import COMMAND
 
 INSTALL = f"set -e; apt-get update; {' '.join(APT_INSTALL)} sqlite3; sqlite3 -version; exit 7"
@@ -18,7 +18,8 @@ def test_a_command_installs_a_package_and_leaves_its_changes(
     for made in (upper, point):
         made.mkdir()
     layers = [str(layer) for layer in packed]
-    words = [*COMMAND, "--upper", str(upper), *layers, str(point), "--", "sh", "-c", INSTALL]
+    command = ["--", "sh", "-c", INSTALL]
+    words = [*COMMAND, *driver.words(), "--upper", str(upper), *layers, str(point), *command]
     with untouched(packed, contents=False):
         ended = subprocess.run(
             words,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from tests.support import linux
+from tests.support import driver, linux
 from unionfs.driver import mounts, records
 
 UNIONMOUNT = str(Path(sys.executable).with_name("unionmount"))
@@ -44,7 +44,7 @@ class Command:
     ) -> subprocess.CompletedProcess[str]:
         """Run it to its end, and until nobody holds its streams; `prefix` is what runs it."""
         return subprocess.run(
-            [*prefix, UNIONMOUNT, *words],
+            [*prefix, UNIONMOUNT, *driver.words(), *words],
             cwd=self.directory,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -78,7 +78,7 @@ class Command:
     ) -> subprocess.Popen[bytes]:
         """Start it, with its standard error in a pipe unless `more` says otherwise."""
         process = subprocess.Popen(
-            [*prefix, UNIONMOUNT, *words],
+            [*prefix, UNIONMOUNT, *driver.words(), *words],
             cwd=self.directory,
             stdin=more.pop("stdin", subprocess.DEVNULL),
             stderr=more.pop("stderr", subprocess.PIPE),

@@ -249,7 +249,7 @@ def wait_for(condition: Callable[[], bool], seconds: float, *, wake: select.poll
 
 
 def wait_for_exit(pid: int, seconds: float) -> bool:
-    """Whether the process, a child not yet waited for, ended in time."""
+    """Whether the process, which nobody has waited for yet, ended in time."""
     descriptor = os.pidfd_open(pid)
     try:
         poll = select.poll()

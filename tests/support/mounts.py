@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
-from tests.support import linux
+from tests.support import driver, linux
+from tests.support.launcher import Launcher, Process
 from tests.support.layers import Layer, build
 
 _SECONDS_TO_MOUNT = 30
@@ -121,7 +122,8 @@ class UnionMount(Mount):
     arguments: Sequence[str] = ()
     command: Sequence[str] = COMMAND
     expected_errors: Sequence[str] = ()
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
+    launcher: ClassVar[Launcher | None] = None  # starts the command, where it is not another
 
     @property
     def pid(self) -> int:
@@ -137,18 +139,14 @@ class UnionMount(Mount):
         return self.work.with_name("stderr")
 
     def mount(self) -> None:
-        words = [*self.command, "-f", "--log", str(self.log), *self.arguments]
+        words = ["-f", "--log", str(self.log), *self.arguments]
         if self.upper is not None:
             words += ["--upper", str(self.upper), "--work", str(self.work)]
-        if self.options:
-            words += ["-o", ",".join(self.options)]
+        if options := [*driver.options(), *self.options]:
+            words += ["-o", ",".join(options)]
         words += [*map(str, self.layers), str(self.path)]
-        with (
-            open(self.stderr, "wb") as stderr,
-            open("/proc/self/mountinfo", "rb") as table,
-        ):
-            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stderr=stderr)
-            self.process = process
+        with open("/proc/self/mountinfo", "rb") as table:
+            self.process = process = self._start(words)
             with _exit_descriptor(process) as exited:
                 wake = select.poll()
                 wake.register(table, select.POLLPRI | select.POLLERR)
@@ -162,6 +160,14 @@ class UnionMount(Mount):
             process.kill()
             process.wait()
             raise AssertionError(f"not mounted: {self.stderr.read_text()}")
+
+    def _start(self, words: Sequence[str]) -> Process:
+        launcher = self.launcher
+        if launcher is not None and launcher.is_where_we_are and self.command == COMMAND:
+            return launcher.start(words, self.stderr)
+        with open(self.stderr, "wb") as stderr:
+            words = [*self.command, *words]
+            return subprocess.Popen(words, stdin=subprocess.DEVNULL, stderr=stderr)
 
     def _answers(self) -> bool:
         """Whether it is mounted and alive; one that died may still be there, to be cleared."""
@@ -246,7 +252,7 @@ class UnionMount(Mount):
 
 
 @contextlib.contextmanager
-def _exit_descriptor(process: subprocess.Popen[bytes]) -> Iterator[int]:
+def _exit_descriptor(process: Process) -> Iterator[int]:
     descriptor = os.pidfd_open(process.pid)
     try:
         yield descriptor

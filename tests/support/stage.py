@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tests.support import injector, linux
+from tests.support import driver, injector, linux
 from tests.support.command import has_ended
 from tests.support.injector import Call
 from tests.support.launcher import Launcher
@@ -52,7 +52,8 @@ class Stage:
     def mounted(self) -> Iterator[int]:
         """Mount it with unionmount, and unmount it, dead or not; gives the daemon's process id."""
         words = ("--log", self._log, "--upper", self.upper, "--work", self.work)
-        daemon = self._launcher.mount(*words, *self._options, *self._layers, self.point)
+        words = (*driver.words(), *words, *self._options)
+        daemon = self._launcher.mount(*words, *self._layers, self.point)
         end = os.pidfd_open(daemon)
         try:
             yield daemon
