@@ -107,6 +107,10 @@ class Mirror(Protocol):
         """The kernel gives up references; answers whether the mirror counts them."""
         ...
 
+    def number(self, parent: Node, name: bytes) -> int:
+        """The number of a plain node that the kernel was told of; 0 if that is none."""
+        ...
+
     def where(self, number: int) -> Whereabouts | None:
         """Where a plain node is; None if the number is no plain node's."""
         ...
@@ -156,6 +160,10 @@ class NoMirror:
     def forget(self, number: int, count: int) -> bool:
         """No."""
         return False
+
+    def number(self, parent: Node, name: bytes) -> int:
+        """None."""
+        return 0
 
     def where(self, number: int) -> Whereabouts | None:
         """Nowhere."""

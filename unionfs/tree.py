@@ -86,10 +86,13 @@ class Tree:
 
     def lookup(self, parent: Node, name: bytes) -> Node:
         """The node called *name* in *parent*. Raises OSError: ENOENT if there is none."""
-        children = self._known_children(parent)
-        found = children.get(name)
+        found = None if parent.children is None else parent.children.get(name)
         if isinstance(found, Node):
             return found
+        if node := self._adopt_by_name(parent, name):
+            return node
+        children = self._known_children(parent)
+        found = children.get(name)
         if found is None and parent.listed:
             raise FileNotFoundError(errno.ENOENT, _ABSENT)
         sources = merge.resolve(self._layers, parent.stack, name, found)
@@ -281,6 +284,12 @@ class Tree:
             place.hidden = frozenset()
         self.nodes.add(node)
         return node
+
+    def _adopt_by_name(self, parent: Node, name: bytes) -> Node | None:
+        """The node that the mirror has told the kernel of, and not what a layer may have by now."""
+        number = self._mirror.number(parent, name)
+        place = self._mirror.where(number) if number else None
+        return None if place is None else self.adopt(number, parent, place)
 
     def adopt(self, number: int, parent: Node, place: Whereabouts) -> Node | None:
         """The node of a number that only the mirror knows; None if it is another one by now.

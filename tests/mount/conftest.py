@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _mounts_union(item: pytest.Item) -> bool:
     assert isinstance(item, pytest.Function)
     both = item.callspec.params.get("both") if hasattr(item, "callspec") else None
-    return both == "union" or "union" in item.fixturenames
+    return both != "kernel"
 
 
 @pytest.fixture

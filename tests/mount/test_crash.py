@@ -60,6 +60,7 @@ def chosen(calls: list[Call], count: int, seed: str) -> list[int]:
     return sorted(order, key=lambda number: not calls[number].changes)[:count]
 
 
+@pytest.mark.needs_stock
 @pytest.mark.parametrize("name", CASES)
 def test_what_was_or_what_was_to_be(
     launcher: Launcher,

@@ -183,6 +183,7 @@ def test_a_copy_that_finds_no_room_gives_back_what_it_took(
         assert (mount / "file").read_bytes() == content[: 1 << 20], when
 
 
+@pytest.mark.needs_stock
 def test_a_map_whose_pages_find_no_room_is_told_when_it_is_synced(
     union: Mounts[UnionMount], filesystems: FileSystems
 ) -> None:
@@ -264,6 +265,7 @@ def _failing(process: int, calls: str, code: int) -> Iterator[None]:
             read_until(strace.stderr, b"")
 
 
+@pytest.mark.needs_stock
 def test_an_error_of_the_daemons_calls_is_the_callers(union: Mounts[UnionMount]) -> None:
     mount = union({**_PLACE}, upper={"own": "own"})
     before = snapshot(mount.path)

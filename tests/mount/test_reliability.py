@@ -75,6 +75,7 @@ def _with_descriptor(path: Path, act: Callable[[int], object], flags: int = os.O
         act(descriptor)
 
 
+@pytest.mark.needs_stock
 def test_a_failing_handler_is_one_failed_request_and_one_record(
     union: Mounts[UnionMount], directory: Path
 ) -> None:
@@ -100,6 +101,7 @@ def test_a_failing_handler_is_one_failed_request_and_one_record(
     assert tree(mount.path) == {**BASE, "empty": {}, "link": "-> file", "written": ""}
 
 
+@pytest.mark.needs_stock
 @pytest.mark.parametrize("operation", ["release", "releasedir", "forget"])
 def test_a_failing_end_of_use_is_a_record(
     union: Mounts[UnionMount], directory: Path, operation: str

@@ -51,9 +51,9 @@ class Stage:
     @contextlib.contextmanager
     def mounted(self) -> Iterator[int]:
         """Mount it with unionmount, and unmount it, dead or not; gives the daemon's process id."""
-        words = ("--log", self._log, "--upper", self.upper, "--work", self.work)
-        words = (*driver.words(), *words, *self._options)
-        daemon = self._launcher.mount(*words, *self._layers, self.point)
+        place = ("--log", self._log, "--upper", self.upper, "--work", self.work)
+        options = (*driver.words(), *self._options)
+        daemon = self._launcher.mount(*options, *place, *self._layers, self.point)
         end = os.pidfd_open(daemon)
         try:
             yield daemon

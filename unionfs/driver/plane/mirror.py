@@ -141,6 +141,10 @@ class PlaneMirror:
         """Give up references to what the plane knows by now."""
         return _plane.forget(number, count)
 
+    def number(self, parent: Node, name: bytes) -> int:
+        """A plain node by its name."""
+        return _plane.number(parent.number, name)
+
     def where(self, number: int) -> Whereabouts | None:
         """Where a plain node is."""
         found = _plane.where(number)

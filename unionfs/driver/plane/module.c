@@ -334,6 +334,20 @@ static PyObject *refer(PyObject *module, PyObject *argument)
     return PyBool_FromLong(names_refer(number));
 }
 
+PyDoc_STRVAR(number_doc, "number(parent, name) -> int\n\n"
+                         "The number of a plain node that is known, by its directory and name; or 0.");
+
+static PyObject *number(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    unsigned long long parent;
+    const char *name;
+    Py_ssize_t length;
+    if (!PyArg_ParseTuple(arguments, "Ky#", &parent, &name, &length))
+        return NULL;
+    return PyLong_FromUnsignedLongLong(names_number(parent, name, (size_t)length));
+}
+
 PyDoc_STRVAR(where_doc,
              "where(number)\n\n"
              "Of a plain node: the number of the directory that it is in, its name, the positions of\n"
@@ -411,6 +425,7 @@ static PyMethodDef methods[] = {
     {"changes", changes, METH_NOARGS, changes_doc},
     {"leave", leave, METH_O, leave_doc},
     {"refer", refer, METH_O, refer_doc},
+    {"number", number, METH_VARARGS, number_doc},
     {"where", where, METH_O, where_doc},
     {"adopt", adopt, METH_O, adopt_doc},
     {"forget", forget, METH_VARARGS, forget_doc},

@@ -198,6 +198,18 @@ static struct node *settled_node(uint64_t number)
     return node;
 }
 
+uint64_t names_number(uint64_t parent, const char *name, size_t length)
+{
+    uint64_t number = 0;
+    pthread_mutex_lock(&table_lock);
+    struct directory *directory = tree_directory(parent);
+    struct child *child = directory == NULL ? NULL : table_child(directory, name, length);
+    if (child != NULL && child->node != NULL && !child->node->pinned)
+        number = child->node->number;
+    pthread_mutex_unlock(&table_lock);
+    return number;
+}
+
 bool names_where(uint64_t number, struct whereabouts *found)
 {
     pthread_mutex_lock(&table_lock);
