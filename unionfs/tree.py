@@ -86,13 +86,15 @@ class Tree:
 
     def lookup(self, parent: Node, name: bytes) -> Node:
         """The node called *name* in *parent*. Raises OSError: ENOENT if there is none."""
-        found = None if parent.children is None else parent.children.get(name)
-        if isinstance(found, Node):
-            return found
+        known = None if parent.children is None else parent.children.get(name)
+        if isinstance(known, Node):
+            return known
         if node := self._adopt_by_name(parent, name):
             return node
         children = self._known_children(parent)
         found = children.get(name)
+        if isinstance(found, Node):
+            return found
         if found is None and parent.listed:
             raise FileNotFoundError(errno.ENOENT, _ABSENT)
         sources = merge.resolve(self._layers, parent.stack, name, found)

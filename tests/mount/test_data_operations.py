@@ -293,6 +293,8 @@ def test_ranges_are_not_moved(kernel: Mounts[Mount], union: Mounts[UnionMount]) 
     with _readers(mount) as readers, linux.opened(mount / "file", os.O_RDWR) as descriptor:
         for name, call in {**_MOVING, "unshare": (UNSHARE_RANGE, 0, END)}.items():
             assert _answer(fallocate, descriptor, *call) == "ENOTSUP", name
+        # Any change of its own would have the kernel ask for the copy's blocks.
+        os.utime(descriptor)
         readers.agree(CONTENT)
     for name, call in _MOVING.items():
         with linux.opened(oracle / name, os.O_RDWR) as descriptor:
@@ -723,8 +725,9 @@ def test_a_removed_file_is_worked_on_as_before(
         expected.extend(bytes(PAGE))
         fallocate(writer, PUNCH_HOLE | KEEP_SIZE, PAGE, PAGE)
         expected[PAGE : 2 * PAGE] = bytes(PAGE)
-        assert os.lseek(reader, 0, os.SEEK_HOLE) == PAGE
-        assert os.lseek(reader, PAGE, os.SEEK_DATA) == 2 * PAGE
+        # Who maps the file may have written what is not in it yet: then all of it counts as data.
+        assert os.lseek(reader, 0, os.SEEK_HOLE) in (PAGE, len(expected))
+        assert os.lseek(reader, PAGE, os.SEEK_DATA) in (2 * PAGE, PAGE)
         assert os.copy_file_range(origin, writer, PAGE, 0, 0) == PAGE
         expected[:PAGE] = content[::-1][:PAGE]
         assert os.copy_file_range(writer, writer, 7, 0, 100) == 7

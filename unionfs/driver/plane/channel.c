@@ -88,6 +88,17 @@ void notify_store(uint64_t node, const void *data, size_t size)
     (void)written;
 }
 
+void notify_changed(uint64_t node)
+{
+    struct fuse_notify_inval_inode_out out = {.ino = node, .off = -1};
+    struct fuse_out_header header = {.len = (uint32_t)(sizeof(header) + sizeof(out)),
+                                     .error = FUSE_NOTIFY_INVAL_INODE};
+    struct iovec parts[2] = {{&header, sizeof(header)}, {&out, sizeof(out)}};
+    /* It fails if the kernel knows the node no more. */
+    ssize_t written = writev(kernel_fd, parts, 2);
+    (void)written;
+}
+
 /* What libfuse has to answer */
 
 static void ready(void)

@@ -111,7 +111,11 @@ static enum verdict allocate(const struct request *request)
     if (is_protected((int)in->fh, appends ? "i" : "ia"))
         return answer(request, EPERM);
     int failed = fallocate((int)in->fh, (int)in->mode, (off_t)in->offset, (off_t)in->length);
-    return answer(request, failed ? errno : 0);
+    int error = failed ? errno : 0;
+    /* What was found on a full disk stays allocated, and counts in the size. */
+    if (error == ENOSPC || error == EDQUOT)
+        notify_changed(request->header->nodeid);
+    return answer(request, error);
 }
 
 /* As lseek(2) has it for a file without holes. */

@@ -27,7 +27,7 @@ struct inode {
     int32_t backing;  /* the id of the file that is passed through */
     unsigned cached;  /* how many handles are open in each way */
     unsigned passed;
-    unsigned writers; /* how many can be written, and are not passed through */
+    unsigned mappers; /* how many can be written by a map, and are not passed through */
 };
 
 /* What is known of a handle; handles are descriptors, and index a table. */
@@ -37,6 +37,7 @@ struct handle {
     bool upper;
     bool own;      /* Python does not know it */
     bool writable;
+    bool mappable; /* to be written */
 };
 
 enum { INODE_BUCKETS = 1024 };
@@ -127,7 +128,7 @@ bool handles_write_through(uint64_t fd)
 {
     pthread_mutex_lock(&lock);
     struct inode *inode = fd < handle_count ? *inode_slot(handles[fd].node) : NULL;
-    bool through = inode == NULL || inode->writers == 0;
+    bool through = inode == NULL || inode->mappers == 0;
     pthread_mutex_unlock(&lock);
     return through;
 }
@@ -187,8 +188,9 @@ void handles_opened(uint64_t node, uint32_t flags, struct open_reply *reply)
     }
     bool first = inode->cached == 0 && inode->passed == 0;
     handle->mode = choose(inode, handle, fd);
-    if (handle->writable && handle->mode != PASSED)
-        inode->writers++;
+    handle->mappable = (flags & O_ACCMODE) == O_RDWR && handle->mode != PASSED;
+    if (handle->mappable)
+        inode->mappers++;
     if (handle->mode == PASSED) {
         inode->passed++;
         /* Of the other flags the kernel allows none beside it. */
@@ -216,8 +218,8 @@ bool handles_closed(uint64_t fd)
     if (inode != NULL) {
         if (handle->mode == CACHED)
             inode->cached--;
-        if (handle->writable && handle->mode != PASSED)
-            inode->writers--;
+        if (handle->mappable)
+            inode->mappers--;
         if (handle->mode == PASSED && --inode->passed == 0)
             close_backing(inode->backing);
         if (inode->cached == 0 && inode->passed == 0) {

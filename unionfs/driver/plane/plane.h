@@ -47,6 +47,9 @@ bool reply_data(uint64_t unique, const void *data, size_t size);
 /* Give the kernel the first SIZE bytes of the content of NODE (FUSE_NOTIFY_STORE). */
 void notify_store(uint64_t node, const void *data, size_t size);
 
+/* What the kernel knows of the attributes of NODE counts no more (FUSE_NOTIFY_INVAL_INODE). */
+void notify_changed(uint64_t node);
+
 /* A thread's room for content that is on its way, and how much it is. */
 struct scratch {
     char *memory;
