@@ -107,6 +107,10 @@ class Mirror(Protocol):
         """The kernel gives up references; answers whether the mirror counts them."""
         ...
 
+    def has_names(self, directory: Node) -> bool | None:
+        """Whether there is any name in a directory; None if the mirror does not know it."""
+        ...
+
     def number(self, parent: Node, name: bytes) -> int:
         """The number of a plain node that the kernel was told of; 0 if that is none."""
         ...
@@ -160,6 +164,10 @@ class NoMirror:
     def forget(self, number: int, count: int) -> bool:
         """No."""
         return False
+
+    def has_names(self, directory: Node) -> bool | None:
+        """Nobody knows."""
+        return None
 
     def number(self, parent: Node, name: bytes) -> int:
         """None."""

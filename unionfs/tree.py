@@ -164,6 +164,11 @@ class Tree:
             node.listed = True
         return node.children
 
+    def is_empty(self, node: Node) -> bool:
+        """Whether a directory shows nothing; one that can't be read any more may be known to."""
+        has_names = self._mirror.has_names(node)
+        return not self.children(node) if has_names is None else not has_names
+
     def _known_children(self, node: Node) -> dict[bytes, Node | int]:
         try:
             return self.children(node)

@@ -33,7 +33,8 @@ def _growing(
     """Do the work in each size; answers the measures of the largest, with how they grew."""
     runs = [list(work(stand, stand.many(size))) for size in sizes]
     for first, *_, last in zip(*runs, strict=True):
-        last.growth = last.each / first.each
+        # A clock of the kernel's that ticks too seldom may say that the few took no time.
+        last.growth = last.each / first.each if first.each else 1.0
         last.result = f"{last.growth:.2f} times as long for each as with {first.amount:,}"
         yield last
 

@@ -141,6 +141,10 @@ class PlaneMirror:
         """Give up references to what the plane knows by now."""
         return _plane.forget(number, count)
 
+    def has_names(self, directory: Node) -> bool | None:
+        """Whether the plane has found names in a directory."""
+        return _plane.has_names(directory.number)
+
     def number(self, parent: Node, name: bytes) -> int:
         """A plain node by its name."""
         return _plane.number(parent.number, name)

@@ -334,6 +334,21 @@ static PyObject *refer(PyObject *module, PyObject *argument)
     return PyBool_FromLong(names_refer(number));
 }
 
+PyDoc_STRVAR(has_names_doc, "has_names(number)\n\n"
+                            "Whether there is a name in a directory; None if that is not known.");
+
+static PyObject *has_names(PyObject *module, PyObject *argument)
+{
+    (void)module;
+    unsigned long long number = PyLong_AsUnsignedLongLong(argument);
+    if (PyErr_Occurred())
+        return NULL;
+    int found = names_any(number);
+    if (found < 0)
+        Py_RETURN_NONE;
+    return PyBool_FromLong(found);
+}
+
 PyDoc_STRVAR(number_doc, "number(parent, name) -> int\n\n"
                          "The number of a plain node that is known, by its directory and name; or 0.");
 
@@ -425,6 +440,7 @@ static PyMethodDef methods[] = {
     {"changes", changes, METH_NOARGS, changes_doc},
     {"leave", leave, METH_O, leave_doc},
     {"refer", refer, METH_O, refer_doc},
+    {"has_names", has_names, METH_O, has_names_doc},
     {"number", number, METH_VARARGS, number_doc},
     {"where", where, METH_O, where_doc},
     {"adopt", adopt, METH_O, adopt_doc},

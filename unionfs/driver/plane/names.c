@@ -198,6 +198,15 @@ static struct node *settled_node(uint64_t number)
     return node;
 }
 
+int names_any(uint64_t number)
+{
+    pthread_mutex_lock(&table_lock);
+    const struct directory *directory = tree_directory(number);
+    int any = directory == NULL || directory->left ? -1 : directory->count > directory->gone;
+    pthread_mutex_unlock(&table_lock);
+    return any;
+}
+
 uint64_t names_number(uint64_t parent, const char *name, size_t length)
 {
     uint64_t number = 0;
