@@ -23,7 +23,10 @@ NOBODY: Final = 65534
 _SECONDS_TO_MOUNT = 60
 _SECONDS_TO_END = 20
 _PR_SET_CHILD_SUBREAPER = 36
-_UNIONMOUNT = os.environ.get("UNIONMOUNT") or str(Path(sys.executable).with_name("unionmount"))
+# In the bin directory of a .venv that is in its checkout.
+COMMAND: Final = Path(
+    os.environ.get("UNIONMOUNT") or Path(sys.executable).with_name("unionmount")
+).absolute()
 
 
 class UnableError(Exception):
@@ -213,7 +216,7 @@ def _colons(paths: Sequence[Path], suffix: str = "") -> str:
 def _unionmount(place: Place, *options: str) -> list[str]:
     chosen = ["-o", ",".join(options)] if options else []
     words = ["--upper", str(place.upper), "--work", str(place.work), *chosen]
-    return [_UNIONMOUNT, *words, *map(str, place.layers), str(place.point)]
+    return [str(COMMAND), *words, *map(str, place.layers), str(place.point)]
 
 
 def _fuse_overlayfs(place: Place) -> list[str]:

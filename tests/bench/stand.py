@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import statistics
 import subprocess
 import tempfile
@@ -170,23 +171,27 @@ class Stand:
     def passes(self, count: int, *words: str | Path) -> list[Pass]:
         """Have the worker do the same so many times. UnableError if it fails."""
         command = [*become(self.contender.user), self.workshop.worker, f"{count}", *words]
-        try:
-            ended = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=_SECONDS,
-                check=False,
-                env={**os.environ, "LC_ALL": "C.UTF-8", "GIT_OPTIONAL_LOCKS": "0"},
-            )
-        except subprocess.TimeoutExpired as error:
-            raise UnableError(f"{words[0]} took more than {_SECONDS} s") from error
-        if ended.returncode:
-            said = ended.stderr.strip().splitlines() or [f"status {ended.returncode}"]
-            raise UnableError("; ".join(said[:_LINES]))
-        lines = [line.split() for line in ended.stdout.splitlines()]
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            env={**os.environ, "LC_ALL": "C.UTF-8", "GIT_OPTIONAL_LOCKS": "0"},
+        ) as process:
+            try:
+                out, said = process.communicate(timeout=_SECONDS)
+            except subprocess.TimeoutExpired as error:
+                raise UnableError(f"{words[0]} took more than {_SECONDS} s") from error
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+        if process.returncode:
+            first = said.strip().splitlines()[:_LINES]
+            raise UnableError("; ".join(first) or f"status {process.returncode}")
+        lines = [line.split() for line in out.splitlines()]
         return [Pass(float(clock), float(used), int(done)) for clock, used, done in lines]
 
     def seconds(self, *words: str | Path) -> float:

@@ -63,6 +63,7 @@ def document(report: Report) -> dict[str, object]:
                 "topic": figure.topic,
                 "kind": figure.kind.value,
                 "unit": figure.unit.value,
+                "grows": figure.grows,
                 "samples": figure.samples,
                 "unable": figure.unable,
             }

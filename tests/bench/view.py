@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.bench.contenders import NOBODY, UnableError
+from tests.bench.contenders import COMMAND, NOBODY, UnableError
 from tests.support import linux
 from tests.support.unprivileged import bind_idmapped, let_pass
 
@@ -51,7 +51,7 @@ def admitted(data: Path, scratch: Path) -> Iterator[Path]:
             bind_idmapped(data, theirs, namespace)
             mounts.callback(linux.umount, theirs, linux.MNT_DETACH)
             _protect(theirs)
-            for point in let_pass(Path(sys.base_prefix)):
+            for point in let_pass(Path(sys.base_prefix), COMMAND.parents[2], data, scratch):
                 mounts.callback(linux.umount, point, linux.MNT_DETACH)
         except OSError as error:
             raise UnableError(f"layers can't be made a user's own here: {error}") from error

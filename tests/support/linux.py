@@ -19,7 +19,7 @@ AT_SYMLINK_FOLLOW, AT_EMPTY_PATH = 0x400, 0x1000
 MNT_DETACH = 2
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND = 1, 2, 4, 32, 4096
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
-_MS_REC, _MS_PRIVATE = 1 << 14, 1 << 18
+MS_REC, _MS_PRIVATE = 1 << 14, 1 << 18
 _CLONE_NEWNS = 0x00020000
 _IN_CHANGES = 0x100 | 0x80 | 0x2  # created, moved here, written
 UTIME_OMIT = (1 << 30) - 2
@@ -65,7 +65,7 @@ def umount(target: Path, flags: int = 0) -> None:
 def leave_mount_namespace() -> None:
     """Mount from now on where no other process sees it, but those that this one starts."""
     _checked(_libc.unshare(_CLONE_NEWNS))
-    mount("none", Path("/"), "none", _MS_REC | _MS_PRIVATE)
+    mount("none", Path("/"), "none", MS_REC | _MS_PRIVATE)
 
 
 def syncfs(path: Path) -> None:

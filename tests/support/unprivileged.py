@@ -134,19 +134,26 @@ class Somebody:
         signal.pause()
 
 
-def let_pass(path: Path) -> list[Path]:
-    """Let others reach *path*, which may be in a home directory that only its owner enters.
+def let_pass(*paths: Path) -> list[Path]:
+    """Let others reach *paths*, which may be in a home directory that only its owner enters.
 
     Answers the mount points that this took, which hide all else that is there.
     """
+    closed = {path: above for path in paths if (above := _closed(path))}
+    with contextlib.ExitStack() as opened:
+        inside = {path: opened.enter_context(linux.opened(path, os.O_PATH)) for path in closed}
+        for above in set(closed.values()):
+            linux.mount("tmpfs", above, "tmpfs", data=b"mode=755")
+        for path, descriptor in inside.items():
+            path.mkdir(parents=True, exist_ok=True)
+            linux.mount(f"/proc/self/fd/{descriptor}", path, "none", linux.MS_BIND | linux.MS_REC)
+    return [*set(closed.values()), *closed]
+
+
+def _closed(path: Path) -> Path | None:
+    """The uppermost directory on the way that others can't pass through."""
     closed = [parent for parent in path.parents if not parent.stat().st_mode & 0o001]
-    if not closed:
-        return []
-    with linux.opened(path, os.O_PATH) as descriptor:
-        linux.mount("tmpfs", closed[-1], "tmpfs", data=b"mode=755")
-        path.mkdir(parents=True)
-        linux.mount(f"/proc/self/fd/{descriptor}", path, "none", linux.MS_BIND)
-    return [closed[-1], path]
+    return closed[-1] if closed else None
 
 
 def _become(number: int) -> None:
