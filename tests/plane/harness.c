@@ -7,7 +7,7 @@
  * DIRECTORY has the layers "0" (base) and "1", the upper "2", and room for files; all that is done
  * to files is done in it. Everything that is drawn depends on SEED alone. Ends with status 0, or a message and
  * abort(3). Compiled with -DFUZZER, libFuzzer's input takes the place of the dice, and DIRECTORY is
- * PLANE_DIRECTORY of the environment. Linked with --wrap=read.
+ * PLANE_DIRECTORY of the environment. Linked with --wrap=read and --wrap=splice.
  *
  * What is checked: no memory is misused (the sanitizers tell), each request gets exactly one reply,
  * replies are well-formed, and the plane ends when the kernel goes.
@@ -218,22 +218,22 @@ static size_t place_count;
 /* Where a directory is in the layers, if Python knows, or can ask. */
 static bool path_of(uint64_t number, char *path, size_t room)
 {
-    uint64_t parent;
-    size_t length;
+    struct whereabouts found;
     if (number == FUSE_ROOT_ID)
         return snprintf(path, room, ".") > 0;
     for (size_t at = 0; at < place_count; at++)
         if (places[at].number == number)
             return snprintf(path, room, "%s", places[at].path) > 0;
-    char *name = names_where(number, &parent, &length);
+    if (!names_where(number, &found))
+        return false;
+    CHECK(found.count > 0 && found.length > 0 && strlen(found.name) == found.length);
+    free(found.layers);
     char above[PATH_MAX];
-    bool good = name != NULL && path_of(parent, above, sizeof(above));
-    if (good && strcmp(above, ".") == 0)
-        good = (size_t)snprintf(path, room, "%s", name) < room;
-    else if (good)
-        good = (size_t)snprintf(path, room, "%s/%s", above, name) < room;
-    free(name);
-    return good;
+    if (!path_of(found.parent, above, sizeof(above)))
+        return false;
+    int size = strcmp(above, ".") == 0 ? snprintf(path, room, "%s", found.name)
+                                       : snprintf(path, room, "%s/%s", above, found.name);
+    return (size_t)size < room;
 }
 
 static int open_upper(const char *path)
@@ -275,6 +275,7 @@ static void put_name(uint64_t parent, const char *name)
     uint64_t number = chance(4) ? draw_node() : python_number;
     if (number == 0 || is_inside(parent, number))
         number = python_number;
+    adopt(number); /* what Python tells of is its own */
     names_put(parent, name, strlen(name), number, type, chance(2) ? &attributes : NULL, draw(3));
 }
 
@@ -356,6 +357,9 @@ static void answer_as_python(const struct fuse_in_header *header)
     free_changes();
     switch (header->opcode) {
     case FUSE_FORGET:
+        if (header->len >= sizeof(*header) + sizeof(struct fuse_forget_in))
+            names_forget(header->nodeid, ((const struct fuse_forget_in *)(header + 1))->nlookup);
+        return;
     case FUSE_BATCH_FORGET:
     case FUSE_INTERRUPT:
     case FUSE_NOTIFY_REPLY:
@@ -726,6 +730,25 @@ ssize_t __wrap_read(int fd, void *buffer, size_t size)
     return got;
 }
 
+ssize_t __real_splice(int from, off_t *at, int to, off_t *there, size_t size, unsigned flags);
+
+/* The plane's splice(2). To /dev/fuse what is in a pipe is one message, to a socket it would not be. */
+ssize_t __wrap_splice(int from, off_t *at, int to, off_t *there, size_t size, unsigned flags)
+{
+    if (to != plane)
+        return __real_splice(from, at, to, there, size, flags);
+    char *message = malloc(size);
+    size_t got = 0;
+    while (got < size) {
+        ssize_t part = __real_read(from, message + got, size - got);
+        CHECK(part > 0);
+        got += (size_t)part;
+    }
+    CHECK(write(to, message, size) == (ssize_t)size);
+    free(message);
+    return (ssize_t)size;
+}
+
 static void receive(void)
 {
     static char bytes[MOST + 4096] __attribute__((aligned(8)));
@@ -849,7 +872,7 @@ static void begin(const char *directory, int threads)
     layers_set_upper(LAYERS);
     changes_configure(true);
     layers_know_owners(true);
-    handles_configure(false, 1 << 20);
+    handles_configure(false, false, 1 << 20);
     channel_keep_listings(false);
     kernel = ends[0];
     plane = ends[1];

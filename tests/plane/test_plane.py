@@ -27,7 +27,7 @@ _FLAGS = (
     "-fno-omit-frame-pointer",
     "-fno-sanitize-recover=all",
     "-pthread",
-    "-Wl,--wrap=read",
+    "-Wl,--wrap=read,--wrap=splice",
     f"-I{_PLANE}",
 )
 _GAMES = 5
