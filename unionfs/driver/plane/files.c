@@ -41,8 +41,8 @@ static bool open_pipe(int *ends)
 enum { SPLICED_LEAST = 1 << 16, SPLICED_MOST = (1 << 20) - (1 << 16) };
 
 /*
- * Reply with pages of the file's own, which are copied once less. False if that can't be: then
- * nothing was replied.
+ * Reply with pages of the file's own, which are copied once less. (They are not moved: its filesystem
+ * would have to read them again.) False if that can't be: then nothing was replied.
  */
 static bool splice_file(const struct request *request, const struct fuse_read_in *in)
 {
@@ -56,7 +56,7 @@ static bool splice_file(const struct request *request, const struct fuse_read_in
     off_t offset = (off_t)in->offset;
     if (write(ends[1], &header, sizeof(header)) == sizeof(header)
         && splice((int)in->fh, &offset, ends[1], NULL, in->size, SPLICE_F_NONBLOCK) == in->size
-        && splice(ends[0], NULL, channel_device(), NULL, header.len, SPLICE_F_MOVE) == header.len)
+        && splice(ends[0], NULL, channel_device(), NULL, header.len, 0) == header.len)
         return true;
     /* What is in the pipe goes with it. */
     close_pipe(ends);

@@ -157,7 +157,7 @@ void names_raised(uint64_t number, int upper_fd)
     struct directory *directory = node == NULL ? NULL : node->directory;
     if (directory != NULL && directory->upper_fd < 0) {
         directory->upper = true;
-        directory->upper_fd = upper_fd;
+        table_set_upper_fd(directory, upper_fd);
         node->upper = true;
         node->changing = false;
     } else {
@@ -306,7 +306,9 @@ static enum verdict lookup(const struct request *request)
         verdict = ANSWERED;
     }
     pthread_mutex_unlock(&table_lock);
-    return verdict == ANSWERED ? answer_with(request, &entry, sizeof(entry)) : FORWARD;
+    if (verdict == ANSWERED && !reply_data(request->header->unique, &entry, sizeof(entry)))
+        names_forget(entry.nodeid, 1); /* who asked was killed: the kernel has no reference */
+    return verdict;
 }
 
 static enum verdict get_attributes(const struct request *request)

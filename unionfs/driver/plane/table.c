@@ -8,6 +8,15 @@
 pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
 pthread_cond_t table_settled = PTHREAD_COND_INITIALIZER;
 
+_Atomic size_t table_upper_fds;
+
+void table_set_upper_fd(struct directory *directory, int fd)
+{
+    directory->upper_fd = fd;
+    if (fd >= 0)
+        table_upper_fds++;
+}
+
 /* Both tables double when they are full. */
 struct nodes {
     struct node **buckets;
@@ -131,8 +140,10 @@ static void free_directory(struct directory *directory)
         free_child(directory->children[at]);
     for (size_t at = 0; at < directory->source_count; at++)
         free(directory->sources[at].path);
-    if (directory->upper_fd >= 0)
+    if (directory->upper_fd >= 0) {
         close(directory->upper_fd);
+        table_upper_fds--;
+    }
     free(directory->children);
     free(directory);
 }

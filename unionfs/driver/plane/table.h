@@ -92,6 +92,12 @@ struct node {
     int fd;        /* O_PATH, of what has no name any more; else -1 */
 };
 
+/* How many directories have a descriptor in the upper. */
+extern _Atomic size_t table_upper_fds;
+
+/* DIRECTORY, which has none, gets FD as its descriptor in the upper; -1 for none. */
+void table_set_upper_fd(struct directory *directory, int fd);
+
 struct node *table_find(uint64_t number);
 
 /* A new node, or NULL without memory. Its number is not known yet. */

@@ -20,14 +20,14 @@ struct directory *tree_directory(uint64_t number)
 
 /* Descriptors */
 
-/* Descriptors of directories in the upper that are kept: a quarter leaves the rest to files. */
+/* Whether another directory of the upper may keep a descriptor: a quarter leaves the rest to files. */
 static bool may_keep_another(void)
 {
-    static rlim_t most, kept;
+    static rlim_t most;
     struct rlimit limit;
     if (most == 0)
         most = getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur / 4 : 64;
-    return kept < most && ++kept;
+    return table_upper_fds < most;
 }
 
 int tree_upper(struct directory *directory)
@@ -37,8 +37,8 @@ int tree_upper(struct directory *directory)
     const struct child *child = directory->node == NULL ? NULL : directory->node->child;
     int above = child == NULL ? -1 : tree_upper(child->directory);
     if (above >= 0 && may_keep_another())
-        directory->upper_fd =
-            openat(above, child->name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        table_set_upper_fd(directory, openat(above, child->name,
+                                             O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
     return directory->upper_fd;
 }
 
@@ -135,7 +135,7 @@ static struct directory *new_directory(struct source *sources, size_t count, int
     memcpy(directory->sources, sources, count * sizeof(*sources));
     free(sources);
     directory->upper = upper_fd >= 0;
-    directory->upper_fd = upper_fd;
+    table_set_upper_fd(directory, upper_fd);
     directory->busy = 1;
     directory->last_cookie = 2; /* after "." and ".." */
     return directory;
