@@ -23,7 +23,8 @@ def measure(
     """The figures of a row.
 
     rounds: how many at most. seconds: after this time no further round begins, unless there were
-    less than three, and after five times this time none at all. A program that is unable to do what a row asks for is left out of it.
+    less than three, and after five times this time none at all. A program that is unable to do what
+    a row asks for is left out of it.
     """
     figures = [
         Figure(name, row.name, row.topic, kind, row.unit, row.grows)
