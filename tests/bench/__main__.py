@@ -183,7 +183,8 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=20.0,
         metavar="S",
-        help="do no more than three rounds of a row that takes longer (default: %(default)g)",
+        help="only three rounds of a row that takes longer; one or two, if five times as long"
+        " (default: %(default)g)",
     )
     say("--layers", type=_number, default=5, metavar="N", help="of the root (default: %(default)s)")
     say("--scale", type=_scale, metavar="F", help="this part of the full size (default: 1)")

@@ -37,7 +37,7 @@ def sequential_large(stand: Stand) -> Sequence[float]:
 
 @row("random reads of 4 KiB", "large", DATA)
 def random(stand: Stand) -> Sequence[float]:
-    count = stand.many(20_000, 100)
+    count = stand.many(10_000, 100)
     return stand.cold_and_warm("random", stand.root / "large", f"{count}")
 
 
