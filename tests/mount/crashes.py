@@ -1,7 +1,7 @@
 """An operation that does not come to its end, and what has to be there then."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise, takewhile
 from pathlib import Path
@@ -71,8 +71,8 @@ class Crashes:
             assert _without_names(stage) == set()
             may_be = self.states[progress.synced : progress.done + 2]
             if not power:
-                answered = self.states[progress.synced : progress.done + 1]
-                may_be += [_not_yet_written(*two) for two in pairwise(answered)]
+                begun = self.states[progress.synced : progress.done + 2]
+                may_be += [state for two in pairwise(begun) for state in _half_written(*two)]
             lines = [differences(found, settle(state, found)) for state in may_be]
             assert [] in lines, lines
             if lines[0] == [] and progress.synced == 0:
@@ -114,14 +114,13 @@ def _with_new_directories(state: Snapshot, found: Snapshot) -> Snapshot:
     return state | {name: replace(state[name], mtime=NEW) for name in new[:2]}
 
 
-def _not_yet_written(before: Snapshot, after: Snapshot) -> Snapshot:
-    """As a write that is not synced may leave it: the file has its new time and its old content."""
-    kept = {
-        name: replace(entry, content=before[name].content)
-        for name, entry in after.items()
-        if name in before and before[name].size == entry.size
-    }
-    return after | kept
+def _half_written(before: Snapshot, after: Snapshot) -> Iterator[Snapshot]:
+    """As a write that is not synced may leave a file: with its new time and its old content, or with
+    its old time and its new content.
+    """
+    same = [name for name in after if name in before and before[name].size == after[name].size]
+    yield after | {name: replace(after[name], content=before[name].content) for name in same}
+    yield after | {name: replace(after[name], mtime=before[name].mtime) for name in same}
 
 
 def _without_names(stage: Stage) -> set[int]:

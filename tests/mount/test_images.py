@@ -46,7 +46,9 @@ def store(directory: Path) -> Mapping[str, str]:
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: store\nVersion: 1\n")
     (information / "entry_points.txt").write_text("[unionfs.sources]\nstore = a_store:lookup\n")
     (installed / "a_store.py").write_text(_STORE)
-    return {**os.environ, "PYTHONPATH": f"{installed}:{_REPOSITORY}"}
+    # Its bytecode would be something new beside the mount.
+    quiet = {"PYTHONDONTWRITEBYTECODE": "1"}
+    return {**os.environ, **quiet, "PYTHONPATH": f"{installed}:{_REPOSITORY}"}
 
 
 def test_an_image_is_mounted_by_its_name(unionmount: Command, store: Mapping[str, str]) -> None:
