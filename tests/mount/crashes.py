@@ -115,9 +115,7 @@ def _with_new_directories(state: Snapshot, found: Snapshot) -> Snapshot:
 
 
 def _half_written(before: Snapshot, after: Snapshot) -> Iterator[Snapshot]:
-    """As a write that is not synced may leave a file: with its new time and its old content, or with
-    its old time and its new content.
-    """
+    """As a write that is not synced may leave a file: only its time is new, or only its content."""
     same = [name for name in after if name in before and before[name].size == after[name].size]
     yield after | {name: replace(after[name], content=before[name].content) for name in same}
     yield after | {name: replace(after[name], mtime=before[name].mtime) for name in same}

@@ -236,7 +236,7 @@ _INJECTED: list[tuple[str, int, Callable[[Path], object]]] = [
     ("copy_file_range", errno.ENOSPC, lambda root: _append(root / "file", b"more")),
     ("pwrite64", errno.EDQUOT, lambda root: _append(root / "own", b"more")),
     ("fsync", errno.EIO, lambda root: _sync(root / "own")),
-    ("chmod,fchmodat2", errno.EROFS, lambda root: (root / "own").chmod(0o600)),
+    ("chown,lchown,fchownat", errno.EROFS, lambda root: os.chown(root / "own", 1, 1)),
     ("setxattr,lsetxattr", errno.ENOSPC, lambda root: os.setxattr(root / "own", "user.x", b"")),
     ("getxattr,lgetxattr", errno.EIO, lambda root: os.getxattr(root / "own", "user.y")),
     ("openat", errno.ENFILE, lambda root: (root / "file").read_bytes()),
