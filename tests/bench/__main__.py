@@ -69,6 +69,7 @@ def main() -> int:
     linux.leave_mount_namespace()
     adopt_daemons()
     os.umask(0o022)
+    os.environ.pop("PYTHONPATH", None)  # it is this program's, not the measured ones'
     try:
         report, went_well = run(_wish(words), _say)
     except KeyboardInterrupt:
