@@ -313,8 +313,9 @@ static int examine(const struct child *child, int *fds, uint64_t *number,
         return 1;
     int layer = tree_layer(directory, child->source);
     int result = layers_stat(layer, fd, child->name, child->type, number, attributes);
-    if (result == 1 && child->source == IN_UPPER)
-        *number = 0; /* it may be noted in a mark */
+    /* It may be noted in a mark, or that of another name that was copied up (the index). */
+    if (result == 1 && layers_upper() >= 0)
+        *number = 0;
     if (result == 0 && !is_unmarked(child, fds)) {
         *number = 0;
         return 1;
