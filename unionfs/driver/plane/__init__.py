@@ -28,8 +28,8 @@ AGAIN: Final = 600
 _MOST: Final = 257 * mmap.PAGESIZE
 """Bytes of the longest request: libfuse asks for 256 pages of content and one for the rest."""
 _THREADS: Final = 2
-_PASSED_FROM: Final = 1 << 20
-_PASSED_FROM_READ_ONLY: Final = 1 << 17
+_PASSED_FROM: Final = 1 << 17
+"""Bytes of a lower file that is passed through where nothing changes; smaller ones are stored."""
 
 
 def built() -> bool:
@@ -55,7 +55,7 @@ def start(descriptor: int, *, writable: bool, passthrough: bool, sync: bool, deb
         _MOST,
         debug,
         passthrough,
-        _PASSED_FROM if writable else _PASSED_FROM_READ_ONLY,
+        _PASSED_FROM,
         not writable,
         sync,
     )

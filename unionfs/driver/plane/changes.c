@@ -18,20 +18,11 @@
 #include "changes.h"
 #include "names.h"
 
-/* What the kernel has done already, or would make our own reads and writes fail. */
-enum { NOT_PASSED_ON = O_CREAT | O_EXCL | O_APPEND | O_DIRECT | O_NOCTTY };
-
 static bool syncing = true;
 
 void changes_configure(bool sync)
 {
     syncing = sync;
-}
-
-static enum verdict answer(const struct request *request, int error)
-{
-    reply_error(request->header->unique, error);
-    return ANSWERED;
 }
 
 /* Who asks */

@@ -10,12 +10,6 @@
 
 /* Handles of open files are descriptors, so that what these requests ask for is one system call. */
 
-static enum verdict answer(const struct request *request, int error)
-{
-    reply_error(request->header->unique, error);
-    return ANSWERED;
-}
-
 static void close_pipe(int *ends)
 {
     close(ends[0]);

@@ -40,7 +40,8 @@ class PlaneMirror:
 
     def fill(self, directory: Node) -> Sequence[tuple[bytes, int]] | None:
         """Tell of a directory all whose sources are directories of the host."""
-        if not self.started:
+        # Asked for with each lookup that comes here: what is known is not to be read again.
+        if not self.started or _plane.filled(directory.number):
             return None
         sources = []
         for position, _, entry in directory.stack:

@@ -334,6 +334,17 @@ static PyObject *refer(PyObject *module, PyObject *argument)
     return PyBool_FromLong(names_refer(number));
 }
 
+PyDoc_STRVAR(filled_doc, "filled(number) -> bool\n\nWhether fill was done for a directory.");
+
+static PyObject *filled(PyObject *module, PyObject *argument)
+{
+    (void)module;
+    unsigned long long number = PyLong_AsUnsignedLongLong(argument);
+    if (PyErr_Occurred())
+        return NULL;
+    return PyBool_FromLong(names_filled(number));
+}
+
 PyDoc_STRVAR(has_names_doc, "has_names(number)\n\n"
                             "Whether there is a name in a directory; None if that is not known.");
 
@@ -440,6 +451,7 @@ static PyMethodDef methods[] = {
     {"changes", changes, METH_NOARGS, changes_doc},
     {"leave", leave, METH_O, leave_doc},
     {"refer", refer, METH_O, refer_doc},
+    {"filled", filled, METH_O, filled_doc},
     {"has_names", has_names, METH_O, has_names_doc},
     {"number", number, METH_VARARGS, number_doc},
     {"where", where, METH_O, where_doc},

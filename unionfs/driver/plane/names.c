@@ -14,12 +14,6 @@
 /* Bytes of a file that are given to the kernel with the reply that opens it. */
 enum { STORED_MOST = 1 << 17 };
 
-static enum verdict answer(const struct request *request, int error)
-{
-    reply_error(request->header->unique, error);
-    return ANSWERED;
-}
-
 static enum verdict answer_with(const struct request *request, const void *data, size_t size)
 {
     reply_data(request->header->unique, data, size);
@@ -196,6 +190,14 @@ static struct node *settled_node(uint64_t number)
         node = table_find(number);
     }
     return node;
+}
+
+bool names_filled(uint64_t number)
+{
+    pthread_mutex_lock(&table_lock);
+    bool filled = tree_directory(number) != NULL;
+    pthread_mutex_unlock(&table_lock);
+    return filled;
 }
 
 int names_any(uint64_t number)
@@ -380,9 +382,6 @@ static int open_lower(uint64_t number)
     free(place.source.path);
     return fd;
 }
-
-/* What the kernel has done already, or would make our own reads and writes fail. */
-enum { NOT_PASSED_ON = O_CREAT | O_EXCL | O_APPEND | O_DIRECT | O_NOCTTY };
 
 static enum verdict open_file(const struct request *request, struct scratch *scratch)
 {

@@ -67,6 +67,9 @@ void names_leave(uint64_t number);
 /* One more reference to NUMBER of the kernel; answers whether it is counted here. */
 bool names_refer(uint64_t number);
 
+/* Whether the names in directory NUMBER were told of. */
+bool names_filled(uint64_t number);
+
 /* Whether there is a name in directory NUMBER; -1 if that is not known. */
 int names_any(uint64_t number);
 

@@ -8,7 +8,12 @@
 #ifndef UNIONFS_PLANE_H
 #define UNIONFS_PLANE_H
 
+#include <fcntl.h>
+
 #include "wire.h"
+
+/* Of an open's flags: what the kernel has done, or what would make our own reads and writes fail. */
+#define NOT_PASSED_ON (O_CREAT | O_EXCL | O_APPEND | O_DIRECT | O_NOCTTY)
 
 /* What a part of the plane did with a request. */
 enum verdict {
@@ -40,6 +45,13 @@ int channel_device(void);
 
 /* Reply to UNIQUE with ERROR (0 or a positive errno) and nothing else. */
 void reply_error(uint64_t unique, int error);
+
+/* Reply to REQUEST with ERROR; for handlers to return. */
+static inline enum verdict answer(const struct request *request, int error)
+{
+    reply_error(request->header->unique, error);
+    return ANSWERED;
+}
 
 /* Reply to UNIQUE with SIZE bytes; answers whether the kernel took it. */
 bool reply_data(uint64_t unique, const void *data, size_t size);
