@@ -71,12 +71,13 @@ def main() -> int:
     os.umask(0o022)
     os.environ.pop("PYTHONPATH", None)  # it is this program's, not the measured ones'
     try:
-        report, went_well = run(_wish(words), _say)
+        report, went_well = run(_wish(words), _say, lambda report: _keep(report, words))
     except KeyboardInterrupt:
         return 130
     finally:
         _say("")
-    _show(report, words)
+    if not words.markdown:
+        print(table.text(report))
     return 0 if went_well and not _failed(report) else 1
 
 
@@ -101,16 +102,13 @@ def _failed(report: Report) -> bool:
     return OURS.name in report.absent or bool(ours & unable)
 
 
-def _show(report: Report, words: argparse.Namespace) -> None:
-    text = table.text(report)
+def _keep(report: Report, words: argparse.Namespace) -> None:
     if words.json:
         words.json.write_text(json.dumps(table.document(report), indent=1) + "\n")
     if words.svg:
         words.svg.write_text(picture.draw(report, OURS.name))
     if words.markdown:
-        put_into(words.markdown, text)
-    else:
-        print(text)
+        put_into(words.markdown, table.text(report))
 
 
 def _say(what: str) -> None:
@@ -201,7 +199,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="drop the kernel's caches after each mount, which slows the whole machine down",
     )
-    say("--json", type=Path, metavar="FILE", help="write every figure of every round")
+    say(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write every figure of every round; this and what follows is written after each row",
+    )
     say("--svg", type=Path, metavar="FILE", help="draw a picture")
     say("--markdown", type=_document, metavar="FILE", help="put the table between marks in FILE")
     return parser

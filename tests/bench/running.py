@@ -54,10 +54,13 @@ class Wish:
         )
 
 
-def run(wish: Wish, say: Callable[[str], None]) -> tuple[Report, bool]:
+def run(
+    wish: Wish, say: Callable[[str], None], keep: Callable[[Report], None]
+) -> tuple[Report, bool]:
     """Measure everything; answers also whether it went as it should.
 
-    A row that fails is told of on standard error. say: is told what is being done.
+    A row that fails is told of on standard error. say: is told what is being done. keep: is given
+    what there is after each row, since a run takes long and may be ended before it is through.
     """
     with _scratch() as scratch, ExitStack() as stack:
         stacks = Stacks(wish.data, say, wish.layers, wish.scale)
@@ -77,27 +80,31 @@ def run(wish: Wish, say: Callable[[str], None]) -> tuple[Report, bool]:
                     absent[name] = reason
                 else:
                     contenders.append(CONTENDERS[name])
-        figures, went_well = _figures(wish, contenders, workshop, say)
-    programs = [contender.name for contender in contenders]
-    return Report(figures, programs, absent, wish.conditions), went_well
+        programs = [contender.name for contender in contenders]
+        found: list[Figure] = []
+        report = Report(found, programs, absent, wish.conditions)
+        went_well = True
+        for figures in _figures(wish, contenders, workshop, say):
+            found += figures
+            went_well &= bool(figures)
+            keep(report)
+    return report, went_well
 
 
 def _figures(
     wish: Wish, contenders: Sequence[Contender], workshop: Workshop, say: Callable[[str], None]
-) -> tuple[list[Figure], bool]:
-    found: list[Figure] = []
-    went_well = True
+) -> Iterator[list[Figure]]:
+    """Those of each row; none of one that failed."""
     for number, row in enumerate(wish.rows, 1):
 
         def say_of_row(what: str, number: int = number) -> None:
             say(f"[{number}/{len(wish.rows)}] {what}")
 
         try:
-            found += measure(row, contenders, wish.rounds, wish.seconds, workshop, say_of_row)
+            yield measure(row, contenders, wish.rounds, wish.seconds, workshop, say_of_row)
         except Exception:
-            went_well = False
             print(f"bench: {row.name} failed:\n{traceback.format_exc()}", file=sys.stderr)
-    return found, went_well
+            yield []
 
 
 def _reason_to_leave_out(contender: Contender, workshop: Workshop) -> str | None:
