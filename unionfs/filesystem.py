@@ -27,7 +27,7 @@ from unionfs.layers.markers import Dialects
 from unionfs.layers.places import Place
 from unionfs.mirror import PIN, Mirror, MirroredError, NoMirror
 from unionfs.model import NAME_MAX, Caller
-from unionfs.nodes import Node, OpenDirectory, OpenFile
+from unionfs.nodes import Node, OpenFile
 from unionfs.tree import Status, Tree, open_source
 from unionfs.upper import Upper
 
@@ -40,8 +40,10 @@ _TOLD: Final = b"user.unionmount."
 _VALUE_MAX: Final = 1 << 16  # XATTR_SIZE_MAX of linux/limits.h
 _UPPER: Final = {"label": "upper"}
 _NOW_NS: Final = 10**9  # times that are as near as that are those that touch(1) sets
-# Handles of directories begin where no node has its number.
-_DIRECTORY_HANDLES: Final = 1 << 62
+# Positions in our own listings come after this one: those before are of a mirror's listings, in
+# which whoever is reading goes on. As unionfs/driver/plane/names.h has it.
+_POSITIONS: Final = 1 << 30
+_GONE_FROM_A_LISTING: Final = 1000
 # The kernel has done what these ask for, or they would make our own reads and writes fail.
 _NOT_PASSED_ON: Final = os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_DIRECT | os.O_NOCTTY
 
@@ -86,8 +88,7 @@ class Filesystem:
         self._upper = upper
         self._nodes = self._tree.nodes
         self._reserve_markers = dialects is Dialects.AUTO
-        self._directories: dict[int, OpenDirectory] = {}
-        self._next_directory = _DIRECTORY_HANDLES
+        self._listings: dict[int, list[bytes]] = {}
 
     def close(self) -> None:
         """Close all that is open, the layers and the upper too."""
@@ -125,6 +126,8 @@ class Filesystem:
             self._tree.forget(self._nodes[number], 1)
         elif not self._mirror.forget(number, count):
             self._tree.forget(self._nodes[number], count)
+        if number not in self._nodes:
+            self._listings.pop(number, None)
 
     def create(
         self, parent: int, name: bytes, mode: int, flags: int, caller: Caller
@@ -604,38 +607,26 @@ class Filesystem:
         self._tree.release(file.node)
         os.close(file.descriptor)
 
-    # Open directories
+    # Directories
 
-    def opendir(self, number: int) -> int:
-        """A handle for reading a directory."""
-        node = self._node(number)
-        if self._tree.mirrored(node):
-            raise MirroredError
-        self._next_directory += 1
-        self._directories[self._next_directory] = OpenDirectory(node)
-        return self._next_directory
+    def readdir(self, number: int, start: int) -> Iterator[tuple[bytes, Node, int]]:
+        """The entries of a directory from position *start* on: name, node, the position after it.
 
-    def readdir(self, handle: int, start: int) -> Iterator[tuple[bytes, Node, int]]:
-        """The entries from position *start* on: name, node, and the position after it.
-
-        The names are those of the moment when reading began at position 0, without those that
-        have gone since: so a position means the same entry whatever changes meanwhile.
+        A position means the same name as long as the directory is known, whatever changes
+        meanwhile and whoever reads: nobody has to say when reading begins and ends.
         """
-        directory = self._directories.get(handle)
-        if directory is None:
-            self._tree.tell_unknown(self._node(handle))
+        node = self._node(number)
+        if self._tree.mirrored(node) or self._tree.told_unknown(node):
             raise MirroredError
-        node = directory.node
-        if start == 0:
-            directory.names = [b".", b"..", *self._tree.children(node)]
-        for position in range(start, len(directory.names)):
-            name = directory.names[position]
-            if position == 0:
-                yield name, node, 1
-            elif position == 1:
-                yield name, node.names[0].parent if node.names else node, 2
+        names = self._listing(node) if start == 0 else self._listings.get(number, [])
+        for at in range(max(0, start - _POSITIONS), len(names)):
+            name, position = names[at], _POSITIONS + at + 1
+            if at == 0:
+                yield name, node, position
+            elif at == 1:
+                yield name, node.names[0].parent if node.names else node, position
             elif found := self._shown(node, name):
-                yield name, found, position + 1
+                yield name, found, position
 
     def accepted(self, node: Node, taken: bool) -> None:
         """Whether the kernel took a node that ``readdir`` gave (then it has a reference)."""
@@ -644,11 +635,25 @@ class Filesystem:
         else:
             self._tree.release(node)
 
-    async def fsyncdir(self, handle: int) -> None:
+    def _listing(self, node: Node) -> list[bytes]:
+        """The names in a directory by position: new ones last, those that are gone in their place
+        until there are too many.
+        """
+        present = self._tree.children(node)
+        names = self._listings.get(node.number, [])
+        if len(names) > 2 * len(present) + _GONE_FROM_A_LISTING:
+            names = []
+        if not names:
+            names = [b".", b"..", *present]
+        else:
+            listed = set(names)
+            names += [name for name in present if name not in listed]
+        self._listings[node.number] = names
+        return names
+
+    async def fsyncdir(self, number: int) -> None:
         """Bring a directory's names to the disk."""
-        directory = self._directories.get(handle)
-        # One that the mirror has opened has its number as the handle.
-        node = self._node(handle) if directory is None else directory.node
+        node = self._node(number)
         if node.upper is None or self._tree.upper.volatile:
             return
         descriptor = os.open(
@@ -660,10 +665,6 @@ class Filesystem:
             await trio.to_thread.run_sync(os.fsync, descriptor)
         finally:
             os.close(descriptor)
-
-    def releasedir(self, handle: int) -> None:
-        """Close a directory."""
-        del self._directories[handle]
 
     def statfs(self) -> os.statvfs_result:
         """What the filesystem of the upper, or of the topmost layer, has."""

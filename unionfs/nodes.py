@@ -197,16 +197,6 @@ class OpenFile:
         self.writable = writable
 
 
-class OpenDirectory:
-    """An open directory: the names as they were when reading began."""
-
-    __slots__ = ("names", "node")
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.names: list[bytes] = []
-
-
 class Nodes:
     """All nodes that are known, and the files that are open.
 

@@ -115,9 +115,15 @@ class Tree:
         self._tell_all(node, asked)
         return True
 
-    def tell_unknown(self, node: Node) -> None:
-        """Tell the mirror what it could not find out itself of the names in a directory."""
-        self._tell_all(node, self._mirror.unknown(node))
+    def told_unknown(self, node: Node) -> bool:
+        """Tell the mirror what it could not find out itself of the names in a directory.
+
+        Answers whether there was anything of that kind.
+        """
+        asked = self._mirror.unknown(node)
+        if asked:
+            self._tell_all(node, asked)
+        return bool(asked)
 
     def catch_up(self) -> None:
         """Take in what the mirror has changed in directories that are known here."""

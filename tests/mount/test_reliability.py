@@ -63,7 +63,6 @@ _OPERATIONS: dict[str, Callable[[Path], object]] = {
     "read": lambda root: _with_descriptor(root / "file", lambda file: os.read(file, 10)),
     "write": lambda root: _with_descriptor(root / "written", lambda file: os.write(file, b"x")),
     "fsync": lambda root: _with_descriptor(root / "file", os.fsync),
-    "opendir": lambda root: os.listdir(root / "d"),
     "readdir": lambda root: os.listdir(root / "d"),
     "fsyncdir": lambda root: _with_descriptor(root / "d", os.fsync, os.O_RDONLY),
     "statfs": os.statvfs,
@@ -102,7 +101,7 @@ def test_a_failing_handler_is_one_failed_request_and_one_record(
 
 
 @pytest.mark.needs_stock
-@pytest.mark.parametrize("operation", ["release", "releasedir", "forget"])
+@pytest.mark.parametrize("operation", ["release", "forget"])
 def test_a_failing_end_of_use_is_a_record(
     union: Mounts[UnionMount], directory: Path, operation: str
 ) -> None:

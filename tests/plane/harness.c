@@ -369,14 +369,8 @@ static void answer_as_python(const struct fuse_in_header *header)
         reply_with(header->unique, 0, NULL, 0);
         return;
     case FUSE_LOOKUP:
-    case FUSE_OPENDIR:
         if (fill(header->nodeid)) {
             reply_with(header->unique, AGAIN, NULL, 0);
-            return;
-        }
-        if (header->opcode == FUSE_OPENDIR) {
-            created.open.fh = (uint64_t)1 << 62 | python_number;
-            reply_with(header->unique, 0, &created.open, sizeof(created.open));
             return;
         }
         if (chance(6)) {
@@ -385,6 +379,10 @@ static void answer_as_python(const struct fuse_in_header *header)
         }
         break;
     case FUSE_READDIRPLUS:
+        if (fill(header->nodeid)) {
+            reply_with(header->unique, AGAIN, NULL, 0);
+            return;
+        }
         names_unknown(header->nodeid, note_question, &asked);
         answer_questions(header->nodeid, &asked);
         if (asked.count > 0) {
@@ -684,7 +682,6 @@ static void check_reply(const struct sent *sent, const struct fuse_out_header *h
         CHECK(size == sizeof(struct fuse_attr_out));
         break;
     case FUSE_OPEN:
-    case FUSE_OPENDIR:
         CHECK(size == sizeof(struct open_reply));
         learn_handle(((const struct open_reply *)body)->fh);
         break;
@@ -873,7 +870,6 @@ static void begin(const char *directory, int threads)
     changes_configure(true);
     layers_know_owners(true);
     handles_configure(false, false, 1 << 20);
-    channel_keep_listings(false);
     kernel = ends[0];
     plane = ends[1];
     ready = channel_start(plane, threads, MOST, false);

@@ -278,11 +278,7 @@ async def list_directory(union: Union) -> list[str]:
 
 
 async def sync_directory(union: Union) -> None:
-    handle = union.filesystem.opendir(union.number("d"))
-    try:
-        await union.filesystem.fsyncdir(handle)
-    finally:
-        union.filesystem.releasedir(handle)
+    await union.filesystem.fsyncdir(union.number("d"))
 
 
 async def read_attributes(union: Union) -> list[bytes]:

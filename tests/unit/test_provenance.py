@@ -42,8 +42,7 @@ class Union:
         return node
 
     def names(self, path: str) -> set[bytes]:
-        handle = self.filesystem.opendir(self.node(path).number)
-        return {name for name, _, _ in self.filesystem.readdir(handle, 0)}
+        return {name for name, _, _ in self.filesystem.readdir(self.node(path).number, 0)}
 
     def told(self, path: str, name: bytes = LAYER) -> bytes:
         return self.filesystem.getxattr(self.node(path).number, name)

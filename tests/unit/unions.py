@@ -189,12 +189,10 @@ class Union:
 
     def listing(self, number: int) -> list[str]:
         """The names in a directory; the kernel keeps no reference."""
-        handle = self.filesystem.opendir(number)
         names = []
-        for name, node, _ in islice(self.filesystem.readdir(handle, 0), 2, None):
+        for name, node, _ in islice(self.filesystem.readdir(number, 0), 2, None):
             self.filesystem.accepted(node, taken=False)
             names.append(os.fsdecode(name))
-        self.filesystem.releasedir(handle)
         return sorted(names)
 
     async def _shown(self, node: Node, paths: list[str]) -> Shown:

@@ -36,7 +36,6 @@ static int ready_fd = -1;
 static size_t request_most;
 static atomic_int serving; /* threads */
 static bool showing;
-static bool keeping_listings;
 
 static pthread_mutex_t queue_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct message *queue_head, **queue_tail = &queue_head;
@@ -44,11 +43,6 @@ static bool queue_ended;
 
 static pthread_mutex_t pending_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct pending *pending_table[PENDING_BUCKETS];
-
-void channel_keep_listings(bool keep)
-{
-    keeping_listings = keep;
-}
 
 int channel_device(void)
 {
@@ -212,13 +206,13 @@ static struct pending *recall(uint64_t unique)
 
 static bool opens(uint32_t opcode)
 {
-    return opcode == FUSE_OPEN || opcode == FUSE_CREATE || opcode == FUSE_OPENDIR;
+    return opcode == FUSE_OPEN || opcode == FUSE_CREATE;
 }
 
 /* Python may know how the plane can answer these. */
 static bool may_come_again(uint32_t opcode)
 {
-    return opcode == FUSE_LOOKUP || opcode == FUSE_OPENDIR || opcode == FUSE_READDIRPLUS;
+    return opcode == FUSE_LOOKUP || opcode == FUSE_READDIRPLUS;
 }
 
 static void forward(const struct request *request)
@@ -273,22 +267,18 @@ static ssize_t write_opened(const struct pending *pending, struct iovec *parts, 
     char *copy = (char *)&created;
     size_t size = copy_reply(parts, count, copy, sizeof(created));
     uint64_t node = pending->header.nodeid;
-    uint32_t opcode = pending->header.opcode;
     struct open_reply *open = (struct open_reply *)copy;
-    if (opcode == FUSE_CREATE) {
+    if (pending->header.opcode == FUSE_CREATE) {
         node = created.entry.nodeid;
         open = &created.open;
     }
     if ((char *)open + sizeof(*open) != copy + size)
         return writev(kernel_fd, parts, count);
-    if (opcode != FUSE_OPENDIR)
-        /* Bodies of OPEN and CREATE begin with the flags. */
-        handles_opened(node, ((const struct fuse_open_in *)(&pending->header + 1))->flags, open);
-    else if (keeping_listings)
-        open->open_flags |= FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE;
+    /* Bodies of OPEN and CREATE begin with the flags. */
+    handles_opened(node, ((const struct fuse_open_in *)(&pending->header + 1))->flags, open);
     struct iovec whole[2] = {parts[0], {copy, size}};
     ssize_t written = writev(kernel_fd, whole, 2);
-    if (written < 0 && opcode != FUSE_OPENDIR) {
+    if (written < 0) {
         int error = errno;
         handles_closed(open->fh);
         errno = error;

@@ -94,7 +94,6 @@ static PyObject *start(PyObject *module, PyObject *arguments)
                           &passthrough, &lower_from, &constant, &sync))
         return NULL;
     handles_configure(passthrough, passthrough && constant, lower_from);
-    channel_keep_listings(constant);
     changes_configure(sync);
     int ready = channel_start(kernel, threads, (size_t)most, debug);
     /* pyfuse3 has remembered the number of the descriptor that it waits for. */

@@ -480,16 +480,6 @@ static enum verdict get_attribute(const struct request *request, struct scratch 
 
 /* Listings */
 
-/* A directory that was opened here has its number as the handle. */
-static enum verdict open_directory(const struct request *request)
-{
-    if (!tree_knows(request->header->nodeid))
-        return FORWARD;
-    struct open_reply reply = {.fh = request->header->nodeid,
-                               .open_flags = FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE};
-    return answer_with(request, &reply, sizeof(reply));
-}
-
 /* The first child after COOKIE. */
 static size_t seek_child(const struct directory *directory, uint64_t cookie)
 {
@@ -576,10 +566,11 @@ static enum verdict list_directory(const struct request *request, struct scratch
     const struct fuse_read_in *in = BODY(request, struct fuse_read_in);
     if (in == NULL || in->size > scratch->size)
         return answer(request, EINVAL);
-    if (in->fh != request->header->nodeid)
+    if (in->offset > PYTHON_POSITIONS
+        || (in->offset == 0 && !tree_knows(request->header->nodeid)))
         return FORWARD;
     pthread_mutex_lock(&table_lock);
-    struct directory *directory = tree_directory(in->fh);
+    struct directory *directory = tree_directory(request->header->nodeid);
     struct listing listing = {scratch->memory, in->size};
     enum listed listed = UNKNOWN;
     if (directory != NULL) {
@@ -594,12 +585,6 @@ static enum verdict list_directory(const struct request *request, struct scratch
     if (listed == UNKNOWN)
         return FORWARD;
     return answer_with(request, scratch->memory, in->size - listing.left);
-}
-
-static enum verdict release_directory(const struct request *request)
-{
-    const struct fuse_release_in *in = BODY(request, struct fuse_release_in);
-    return in != NULL && in->fh == request->header->nodeid ? answer(request, 0) : FORWARD;
 }
 
 /* References */
@@ -670,11 +655,10 @@ enum verdict names_handle(struct request *request, struct scratch *scratch)
     case FUSE_GETXATTR:
         return get_attribute(request, scratch);
     case FUSE_OPENDIR:
-        return open_directory(request);
+        /* Nothing has to be known of who reads: so the kernel opens by itself, and keeps listings. */
+        return answer(request, ENOSYS);
     case FUSE_READDIRPLUS:
         return list_directory(request, scratch);
-    case FUSE_RELEASEDIR:
-        return release_directory(request);
     default:
         return FORWARD;
     }

@@ -13,6 +13,12 @@
 /* Seconds: the tree changes only through the mount. As unionfs/driver/caching.py has it. */
 enum { FOREVER = 10 * 365 * 24 * 3600 };
 
+/*
+ * Positions in listings of Python's come after this one. As unionfs/filesystem.py has it. So whoever
+ * is reading goes on as it began.
+ */
+enum { PYTHON_POSITIONS = 1 << 30 };
+
 /* The reply that gives NODE to the kernel. */
 struct fuse_entry_out names_entry(const struct node *node, const struct fuse_attr *attributes);
 

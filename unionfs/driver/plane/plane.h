@@ -31,9 +31,6 @@ enum verdict {
  */
 int channel_start(int kernel, int threads, size_t most, bool debug);
 
-/* Whether the kernel may keep what Python lists: not if it changes, as Python's cookies don't last. */
-void channel_keep_listings(bool keep);
-
 /* fuse_custom_io's read: the next request for libfuse. ENODEV once the mount is gone. */
 ssize_t channel_read(int fd, void *buffer, size_t size, void *data);
 

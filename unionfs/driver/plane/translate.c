@@ -76,6 +76,16 @@ static enum verdict translate_attribute(const struct request *request)
     return is_private ? refuse(request, EOPNOTSUPP) : FORWARD;
 }
 
+/* A directory that the kernel opened by itself: libfuse tells Python of a handle, and no more. */
+static enum verdict translate_directory(struct request *request)
+{
+    /* struct fuse_fsync_in begins with it as well. */
+    if (request->size < sizeof(struct fuse_fsync_in))
+        return refuse(request, EINVAL);
+    ((struct fuse_read_in *)request->body)->fh = request->header->nodeid;
+    return FORWARD;
+}
+
 enum verdict translate_request(struct request *request, struct translation *room)
 {
     switch (request->header->opcode) {
@@ -83,6 +93,9 @@ enum verdict translate_request(struct request *request, struct translation *room
         return translate_call(request, room);
     case FUSE_GETXATTR:
         return translate_attribute(request);
+    case FUSE_READDIRPLUS:
+    case FUSE_FSYNCDIR:
+        return translate_directory(request);
     case TMPFILE:
         if (BODY(request, struct fuse_create_in) == NULL)
             return refuse(request, EINVAL);
