@@ -50,7 +50,11 @@ _NOT_PASSED_ON: Final = os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_DIRECT | os.
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What setattr changes; None leaves a value as it is. Times are in nanoseconds."""
+    """What setattr changes; None leaves a value as it is. Times are in nanoseconds.
+
+    ends_privileges: who asks may not keep set-user-ID and set-group-ID of what it truncates, or is
+    about to write.
+    """
 
     mode: int | None = None
     uid: int | None = None
@@ -58,6 +62,7 @@ class Changes:
     size: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
+    ends_privileges: bool = False
 
 
 class _Spot(NamedTuple):
@@ -401,6 +406,10 @@ class Filesystem:
         upper = self._tree.upper
         if changes.size is not None:
             self._truncate(node, changes.size, handle)
+        if changes.ends_privileges:
+            mode = places.status(place).st_mode
+            if _privileges(mode):
+                upper.change_mode(place, stat.S_IMODE(mode & ~_privileges(mode)))
         if changes.uid is not None or changes.gid is not None:
             upper.change_owner(
                 place,
@@ -560,8 +569,9 @@ class Filesystem:
             self._check(node, IMMUTABLE if appends else PROTECTING)
             await self._tree.copy_up(node, 0 if flags & os.O_TRUNC else None)
             descriptor = self._tree.open_upper(node, flags & ~_NOT_PASSED_ON)
-            if flags & os.O_TRUNC and not privileged:
-                _drop_privileges(descriptor)
+            mode = os.fstat(descriptor).st_mode if flags & os.O_TRUNC and not privileged else 0
+            if _privileges(mode):
+                os.fchmod(descriptor, stat.S_IMODE(mode & ~_privileges(mode)))
         else:
             descriptor = await self._open_to_read(node)
         return self._nodes.open(node, descriptor, writable=writable)
@@ -772,15 +782,13 @@ def _told(node: Node, name: bytes) -> bytes:
     return os.fsencode(value)[:_VALUE_MAX]
 
 
-def _drop_privileges(descriptor: int) -> None:
-    """What Linux takes from a file that is written to (setattr_should_drop_suidgid of fs/attr.c).
-
-    The kernel does it for writes and truncations, but leaves an opening one (O_TRUNC) to us.
+def _privileges(mode: int) -> int:
+    """What Linux takes from the mode of a file that is written to (setattr_should_drop_suidgid of
+    fs/attr.c).
     """
-    mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-    dropped = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
-    if mode & dropped:
-        os.fchmod(descriptor, mode & ~dropped)
+    if not stat.S_ISREG(mode):
+        return 0
+    return mode & (stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
 
 
 def _is_too_long(error: OSError, redirect: bytes) -> bool:

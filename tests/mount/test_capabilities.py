@@ -90,6 +90,42 @@ def test_set_user_id_is_cleared_by_another_users_write(both: Mounts[Mount]) -> N
     _check_modes(mount, "suid", 0o777, changes)
 
 
+_CLEARING_BY_HANDLE: dict[str, Callable[[int], object]] = {
+    "write": lambda descriptor: os.write(descriptor, b"C"),
+    "truncate": lambda descriptor: os.truncate(descriptor, 3),
+    "allocate": lambda descriptor: os.posix_fallocate(descriptor, 0, 10),
+    "copy": lambda descriptor: os.copy_file_range(descriptor, descriptor, 1, 0, 5),
+}
+
+
+def test_what_a_file_gains_while_it_is_open_is_cleared_too(both: Mounts[Mount]) -> None:
+    """Written before, it had nothing to clear, which the kernel may remember."""
+    mount = both({change: File("content", mode=0o777) for change in _CLEARING_BY_HANDLE})
+    for change, act in _CLEARING_BY_HANDLE.items():
+        path = mount / change
+        with linux.user(1001):
+            descriptor = os.open(path, os.O_RDWR)
+        try:
+            for _ in range(2):
+                path.chmod(0o777)
+                with linux.user(1001):
+                    os.write(descriptor, b"c")
+                os.setxattr(path, NAME, CAPABILITY)
+                path.chmod(0o6777)
+                with linux.user(1001):
+                    act(descriptor)
+                assert stat.S_IMODE(path.stat().st_mode) == 0o777, change
+                assert NAME not in os.listxattr(path), change
+        finally:
+            os.close(descriptor)
+
+
+def test_a_change_of_owner_to_the_same_clears_set_user_id(both: Mounts[Mount]) -> None:
+    mount = both(LAYER)
+    os.chown(mount / "suid", -1, -1)
+    assert stat.S_IMODE((mount / "suid").stat().st_mode) == 0o777
+
+
 def test_set_user_id_is_kept_by_roots_write(both: Mounts[Mount]) -> None:
     changes = ["write", "append", "truncate", "truncating open"]
     mount = both(dict.fromkeys(changes, LAYER))

@@ -68,6 +68,12 @@ def _write(path: Path, content: bytes, flags: int = os.O_CREAT) -> None:
         os.write(descriptor, content)
 
 
+def _append_ten_times(root: Path, attempt: int) -> None:
+    with linux.opened(root / f"made{attempt}", os.O_WRONLY | os.O_APPEND) as descriptor:
+        for _ in range(10):
+            os.write(descriptor, b"more")
+
+
 def _nothing(root: Path, attempt: int) -> None:
     pass
 
@@ -98,7 +104,7 @@ def _stats(root: Path, attempt: int) -> None:
 
 _LISTING = {"OPENDIR": 1, "READDIRPLUS": 2, "RELEASEDIR": 1}
 _OPENING = {"OPEN": 1, "RELEASE": 1}
-# Before each write the kernel asks for capabilities, to take them away.
+# Before the first write the kernel asks for capabilities, to take them away.
 _WRITING = {"GETXATTR": 1, "WRITE": 1}
 
 _COSTS: dict[
@@ -145,6 +151,7 @@ _COSTS: dict[
         _made,
         {"LOOKUP": 1, "CREATE": 1, "RELEASE": 1, **_WRITING},
     ),
+    "appending ten times": (_made, _append_ten_times, {**_OPENING, "WRITE": 10}),
     "stat after creating and writing": (
         _made,
         lambda root, attempt: (root / f"made{attempt}").stat(),
@@ -202,6 +209,7 @@ _COSTS_WITH_THE_PLANE = {
     "reading a small file": _OPENING,
     # The upper's files are passed through.
     "creating, writing and closing": {"LOOKUP": 1, "CREATE": 1, "RELEASE": 1, "GETXATTR": 1},
+    "appending ten times": _OPENING,
     "writing a file of a layer": {**_OPENING, "GETXATTR": 1},
 }
 

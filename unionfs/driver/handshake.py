@@ -30,6 +30,10 @@ _DONT_MASK: Final = 1 << 6
 """The umask is ours to apply: only so does a default ACL come before it (acl(5))."""
 _CACHE_SYMLINKS: Final = 1 << 23
 """The kernel may remember where a link leads. In a root with /lib a link, each path asks."""
+_HANDLE_KILLPRIV_V2: Final = 1 << 28
+"""Set-user-ID is ours to take away when the kernel says so, by a SETATTR that changes nothing. For
+that it remembers which files have no capabilities; else it asks before each write."""
+_WANTED: Final = _DONT_MASK | _CACHE_SYMLINKS | _HANDLE_KILLPRIV_V2
 _MORE_FLAGS: Final = 1 << 30
 _DIRECT_IO_ALLOW_MMAP: Final = 1 << 4
 """Of the second word: files that are neither cached nor passed through can be mapped too."""
@@ -67,7 +71,7 @@ def negotiate(descriptor: int, *, passthrough: bool) -> bool:
             reply = bytearray(trio.run(_answered, ours))
             offered, more = _OFFERED.unpack_from(request.ljust(_OFFERED.size, b"\0"))
             passes = passthrough and bool(offered & _MORE_FLAGS and more & _PASSTHROUGH)
-            _add(reply, _FLAGS_OFFSET, offered & (_DONT_MASK | _CACHE_SYMLINKS))
+            _add(reply, _FLAGS_OFFSET, offered & _WANTED)
             if passes:
                 _add(reply, _FLAGS_OFFSET, _MORE_FLAGS)
                 _add(reply, _MORE_FLAGS_OFFSET, more & (_PASSTHROUGH | _DIRECT_IO_ALLOW_MMAP))

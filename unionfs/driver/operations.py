@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import functools
 import logging
@@ -184,6 +185,9 @@ class UnionOperations(pyfuse3.Operations):
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
+        # Without any change it comes before a write, by somebody who may not keep them.
+        if changes == Changes() or (fields.update_size and ctx.uid != 0):
+            changes = dataclasses.replace(changes, ends_privileges=True)
         return self._entry(await self._filesystem.setattr(inode, changes, fh))
 
     @_answering

@@ -515,6 +515,32 @@ static struct timespec time_of(uint32_t valid, uint32_t set, uint32_t now, uint6
     return (struct timespec){.tv_nsec = UTIME_OMIT};
 }
 
+enum {
+    ANY_CHANGE = FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_SIZE | FATTR_ATIME | FATTR_MTIME
+                 | FATTR_ATIME_NOW | FATTR_MTIME_NOW
+};
+
+/*
+ * Whether who asks may not keep set-user-ID and set-group-ID. A request without any change comes
+ * before a write (FUSE_HANDLE_KILLPRIV_V2).
+ */
+static bool ends_privileges(const struct fuse_setattr_in *in)
+{
+    return in->valid & FATTR_KILL_SUIDGID || !(in->valid & ANY_CHANGE);
+}
+
+/* As setattr_should_drop_suidgid of fs/attr.c. Answers 0, or -1 with errno. */
+static int end_privileges(const char *path)
+{
+    struct stat status;
+    if (stat(path, &status) != 0)
+        return -1;
+    mode_t privileges = status.st_mode & (S_ISUID | (status.st_mode & S_IXGRP ? S_ISGID : 0));
+    if (!S_ISREG(status.st_mode) || privileges == 0)
+        return 0;
+    return chmod(path, status.st_mode & 07777 & ~privileges);
+}
+
 /* In this order: a change of owner takes set-user-ID away. Answers 0, or an errno. */
 static int apply(const struct fuse_setattr_in *in, int fd)
 {
@@ -522,6 +548,8 @@ static int apply(const struct fuse_setattr_in *in, int fd)
     uint32_t valid = in->valid;
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
     if (valid & FATTR_SIZE && resize(in, path) != 0)
+        return errno;
+    if (ends_privileges(in) && end_privileges(path) != 0)
         return errno;
     if (valid & (FATTR_UID | FATTR_GID)
         && fchownat(fd, "", valid & FATTR_UID ? in->uid : (uid_t)-1,
@@ -545,8 +573,6 @@ static enum verdict set_attributes(const struct request *request)
     struct fuse_attr_out out = {.attr_valid = FOREVER};
     if (in == NULL)
         return answer(request, EINVAL);
-    if (in->valid & FATTR_KILL_SUIDGID)
-        return FORWARD;
     int fd = tree_open_upper(request->header->nodeid, O_PATH);
     if (fd < 0)
         return FORWARD;
