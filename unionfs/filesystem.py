@@ -76,8 +76,8 @@ class Filesystem:
     """The union of *layers* (base first) under *upper*, or read-only without one.
 
     dialects: AUTO keeps names beginning ``.wh.`` out of the mount.
-    mirror: who answers in our place, if anybody does; then ``lookup`` and ``opendir`` raise
-    MirroredError when it can.
+    mirror: who answers in our place, if anybody does; then ``lookup``, ``readdir`` and what makes
+    something raise MirroredError when it can.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Filesystem:
         self, parent: int, name: bytes, mode: int, flags: int, caller: Caller
     ) -> tuple[OpenFile, Node]:
         """Make and open a regular file; the kernel has a reference on it."""
-        directory, place = self._new_name(parent, name)
+        directory, place = self._name_to_make(parent, name)
         access = flags & ~_NOT_PASSED_ON
         descriptor = self._tree.upper.create(place, name, mode, access, caller)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
@@ -164,19 +164,19 @@ class Filesystem:
 
     def mknod(self, parent: int, name: bytes, mode: int, device: int, caller: Caller) -> Node:
         """Make a file, device, socket or FIFO."""
-        directory, place = self._new_name(parent, name)
+        directory, place = self._name_to_make(parent, name)
         self._tree.upper.make_node(place, name, mode, device, caller)
         return self._known(self._tree.made(directory, name))
 
     def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Node:
         """Make a directory."""
-        directory, place = self._new_name(parent, name)
+        directory, place = self._name_to_make(parent, name)
         self._tree.upper.make_directory(place, name, mode, caller)
         return self._known(self._tree.made(directory, name))
 
     def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Node:
         """Make a symbolic link."""
-        directory, place = self._new_name(parent, name)
+        directory, place = self._name_to_make(parent, name)
         self._tree.upper.make_symlink(place, name, target, caller)
         return self._known(self._tree.made(directory, name))
 
@@ -755,6 +755,17 @@ class Filesystem:
         self._check(directory, IMMUTABLE)
         self._tree.raise_directory(directory)
         return directory, _upper_place(directory)
+
+    def _name_to_make(self, parent: int, name: bytes) -> tuple[Node, Place]:
+        """As ``_new_name``, for what a mirror can make once the upper has the directory.
+
+        Raises MirroredError then.
+        """
+        raised = self._node(parent).upper is None
+        directory, place = self._new_name(parent, name)
+        if raised and self._mirror.has_names(directory) is not None:
+            raise MirroredError
+        return directory, place
 
     def _check_new_name(self, name: bytes) -> None:
         _check_name(name)

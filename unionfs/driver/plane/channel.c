@@ -212,7 +212,17 @@ static bool opens(uint32_t opcode)
 /* Python may know how the plane can answer these. */
 static bool may_come_again(uint32_t opcode)
 {
-    return opcode == FUSE_LOOKUP || opcode == FUSE_READDIRPLUS;
+    switch (opcode) {
+    case FUSE_LOOKUP:
+    case FUSE_READDIRPLUS:
+    case FUSE_CREATE:
+    case FUSE_MKNOD:
+    case FUSE_MKDIR:
+    case FUSE_SYMLINK:
+        return true;
+    default:
+        return false;
+    }
 }
 
 static void forward(const struct request *request)
