@@ -32,8 +32,16 @@ void changes_begin(void)
     /* A mask of its own: the process's other threads keep theirs. */
     unshare(CLONE_FS);
     umask(0);
-    /* Without it setfsuid(2) would take capabilities away, and not give them back (capabilities(7)). */
-    prctl(PR_SET_SECUREBITS, prctl(PR_GET_SECUREBITS, 0, 0, 0, 0) | SECBIT_NO_SETUID_FIXUP, 0, 0, 0);
+}
+
+/* Without it setfsuid(2) would take capabilities away for as long as it lasts (capabilities(7)). */
+static void keep_capabilities(void)
+{
+    static __thread bool kept;
+    int bits = kept ? -1 : prctl(PR_GET_SECUREBITS, 0, 0, 0, 0);
+    if (bits >= 0)
+        prctl(PR_SET_SECUREBITS, bits | SECBIT_NO_SETUID_FIXUP, 0, 0, 0);
+    kept = true;
 }
 
 /* Whether the calling thread has another identity than its own. */
@@ -49,6 +57,7 @@ static bool become(const struct fuse_in_header *header, uint32_t mask)
     if (header->uid == geteuid() && header->gid == getegid())
         return true;
     borrowed = true;
+    keep_capabilities();
     setfsgid(header->gid);
     setfsuid(header->uid);
     /* An impossible id leaves the value, and answers it. */
