@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -9,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -399,12 +401,27 @@ ssize_t channel_write(int fd, struct iovec *parts, int count, void *data)
 
 /*
  * Waiting. Who asks usually asks again as soon as it has its answer; to fall asleep in between, and
- * be woken, costs both sides more than a request does. So one thread at a time looks again for a
- * while, as long as that has paid lately.
+ * be woken, costs both sides more than a request does. So one thread leads: it looks again for a
+ * while, as long as that has paid lately, and the others stay out of its way, since the kernel would
+ * wake them for what the leader gets. They come when requests queue up, or when one takes long.
  */
-enum { LOOK_NANOSECONDS = 40 * 1000, LOOKS_IN_VAIN = 8 };
+enum {
+    LOOK_NANOSECONDS = 40 * 1000,
+    LOOKS_IN_VAIN = 8,
+    QUEUED_MOST = 4, /* requests in a row that were there already */
+    LONG_NANOSECONDS = 300 * 1000,
+};
 
-static atomic_flag looking = ATOMIC_FLAG_INIT;
+static atomic_flag led = ATOMIC_FLAG_INIT;
+static _Atomic int64_t leader_busy_since; /* 0 while it looks */
+static _Atomic uint32_t resigned;         /* how often a leader did */
+
+/* What a thread knows of its waiting. */
+struct waiting {
+    bool leads;
+    unsigned vain;   /* how often looking was in vain of late */
+    unsigned queued; /* requests in a row that were there already */
+};
 
 static int64_t now(void)
 {
@@ -413,27 +430,78 @@ static int64_t now(void)
     return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
 }
 
-static bool is_readable(void)
+static bool wait_readable(int milliseconds)
 {
     struct pollfd wanted = {.fd = kernel_fd, .events = POLLIN};
-    return poll(&wanted, 1, 0) != 0;
+    return poll(&wanted, 1, milliseconds) != 0;
 }
 
-/* As read(2). VAIN: how often looking was in vain of late. */
-static ssize_t receive(char *bytes, unsigned *vain)
+static bool lead(struct waiting *waiting)
+{
+    if (!waiting->leads)
+        waiting->leads = !atomic_flag_test_and_set(&led);
+    if (waiting->leads)
+        leader_busy_since = 0;
+    return waiting->leads;
+}
+
+static void resign(struct waiting *waiting)
+{
+    if (!waiting->leads)
+        return;
+    waiting->leads = false;
+    leader_busy_since = 0;
+    atomic_flag_clear(&led);
+    resigned++;
+    syscall(SYS_futex, &resigned, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+/* Stay out of the leader's way until it resigns, or has been at one request for long. */
+static void stand_by(void)
+{
+    const struct timespec patience = {.tv_nsec = LONG_NANOSECONDS};
+    uint32_t before = resigned;
+    int64_t since = leader_busy_since;
+    if (since != 0 && now() - since > LONG_NANOSECONDS)
+        wait_readable(-1);
+    else
+        syscall(SYS_futex, &resigned, FUTEX_WAIT_PRIVATE, before, &patience, NULL, 0);
+}
+
+/* Nothing is there: look again for a while, then sleep. */
+static void look(struct waiting *waiting)
 {
     int64_t start = now();
-    if (*vain < LOOKS_IN_VAIN && !atomic_flag_test_and_set(&looking)) {
-        bool readable;
-        do
-            readable = is_readable();
-        while (!readable && now() - start < LOOK_NANOSECONDS);
-        atomic_flag_clear(&looking);
-        *vain = readable ? 0 : *vain + 1;
+    bool readable = false;
+    while (waiting->vain < LOOKS_IN_VAIN && !readable && now() - start < LOOK_NANOSECONDS)
+        readable = wait_readable(0);
+    if (readable) {
+        waiting->vain = 0;
+        return;
     }
-    ssize_t size = read(kernel_fd, bytes, request_most);
-    if (*vain == LOOKS_IN_VAIN && now() - start < LOOK_NANOSECONDS)
-        *vain = 0;
+    resign(waiting);
+    if (waiting->vain < LOOKS_IN_VAIN)
+        waiting->vain++;
+    wait_readable(-1);
+    if (waiting->vain == LOOKS_IN_VAIN && now() - start < LOOK_NANOSECONDS)
+        waiting->vain = 0;
+}
+
+/* As read(2), of the next request. */
+static ssize_t receive(char *bytes, struct waiting *waiting)
+{
+    ssize_t size;
+    while ((size = read(kernel_fd, bytes, request_most)) < 0 && errno == EAGAIN) {
+        waiting->queued = 0;
+        if (lead(waiting))
+            look(waiting);
+        else
+            stand_by();
+    }
+    if (waiting->leads && waiting->queued++ >= QUEUED_MOST)
+        resign(waiting);
+    if (waiting->leads)
+        leader_busy_since = now();
     return size;
 }
 
@@ -441,16 +509,17 @@ static void *serve(void *argument)
 {
     (void)argument;
     changes_begin();
-    unsigned vain = LOOKS_IN_VAIN;
+    struct waiting waiting = {.vain = LOOKS_IN_VAIN};
     char *bytes = malloc(request_most);
     struct scratch scratch = {malloc(request_most), request_most};
     while (bytes != NULL && scratch.memory != NULL) {
-        ssize_t size = receive(bytes, &vain);
+        ssize_t size = receive(bytes, &waiting);
         if (size > 0)
             handle(bytes, (size_t)size, &scratch, false);
-        else if (size == 0 || (errno != EINTR && errno != EAGAIN && errno != ENOENT))
+        else if (size == 0 || (errno != EINTR && errno != ENOENT))
             break; /* ENODEV: unmounted. ECONNABORTED: see fusectl. */
     }
+    resign(&waiting);
     free(scratch.memory);
     free(bytes);
     if (atomic_fetch_sub(&serving, 1) == 1)
@@ -465,7 +534,7 @@ int channel_start(int kernel, int threads, size_t most, bool debug)
     request_most = most;
     showing = debug;
     ready_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (ready_fd < 0)
+    if (ready_fd < 0 || fcntl(kernel, F_SETFL, O_NONBLOCK) < 0)
         return -1;
     /* Signals are Python's. */
     sigfillset(&all);
