@@ -304,7 +304,7 @@ static bool fill(uint64_t number)
     size_t count = draw(LAYERS + 1);
     struct source *sources = calloc(LAYERS, sizeof(*sources));
     for (size_t at = 0; at < count; at++)
-        sources[at] = (struct source){(int)(LAYERS - 1 - at), strdup(path)};
+        sources[at] = (struct source){(int)(LAYERS - 1 - at), -1, strdup(path)};
     int fd = chance(4) && count > 0 ? -1 : open_upper(path);
     if (names_fill(number, FUSE_ROOT_ID, references, sources, count, fd, note_question, &asked) != 0)
         return false;

@@ -195,6 +195,29 @@ struct found *layers_list(int layer, int directory_fd, size_t *count)
     return names.items != NULL ? names.items : calloc(1, sizeof(struct found));
 }
 
+int layers_type(int directory_fd, const char *name, uint8_t *type)
+{
+    struct stat status;
+    *type = LAYERS_NOTHING;
+    if (fstatat(directory_fd, name, &status, AT_SYMLINK_NOFOLLOW) != 0)
+        return errno == ENOENT ? 0 : -1;
+    bool whiteout = S_ISCHR(status.st_mode) && status.st_rdev == 0;
+    *type = whiteout ? DT_WHT : IFTODT(status.st_mode);
+    return 0;
+}
+
+bool layers_hides(int layer, int directory_fd, const char *name)
+{
+    char hiding[NAME_MAX + sizeof(".wh.")];
+    struct stat status;
+    if (!layers[layer].whiteout_files)
+        return false;
+    int length = snprintf(hiding, sizeof(hiding), ".wh.%s", name);
+    if (length > NAME_MAX)
+        return false; /* no layer has such a name */
+    return fstatat(directory_fd, hiding, &status, AT_SYMLINK_NOFOLLOW) == 0 || errno != ENOENT;
+}
+
 /* Attributes */
 
 static uint64_t number_of(const struct layer *layer, uint64_t device, uint64_t inode)

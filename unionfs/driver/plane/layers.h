@@ -43,6 +43,15 @@ struct found *layers_list(int layer, int directory_fd, size_t *count);
 
 void layers_free(struct found *found, size_t count);
 
+/* What layers_type answers for a name that is not there. */
+enum { LAYERS_NOTHING = 0xff };
+
+/* What NAME is in directory DIRECTORY_FD of a layer: TYPE as of struct found. 0, or -1 with errno. */
+int layers_type(int directory_fd, const char *name, uint8_t *type);
+
+/* Whether a file in directory DIRECTORY_FD of layer LAYER hides NAME. Unknown is yes, too. */
+bool layers_hides(int layer, int directory_fd, const char *name);
+
 /*
  * The number and attributes of NAME, or of DIRECTORY_FD itself if that is empty, in directory
  * DIRECTORY_FD of layer LAYER. Answers 0; 1 if it is nothing plain, so that Python has to look at it

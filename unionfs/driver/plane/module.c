@@ -153,7 +153,7 @@ static struct source *parse_sources(PyObject *sequence, size_t *count)
         PyObject *item = PySequence_GetItem(sequence, at);
         bool good = item != NULL && PyArg_ParseTuple(item, "iy", &sources[at].layer, &path);
         if (good)
-            sources[at].path = strdup(path);
+            sources[at] = (struct source){sources[at].layer, -1, strdup(path)};
         Py_XDECREF(item);
         if (!good || sources[at].path == NULL) {
             while (at-- > 0)

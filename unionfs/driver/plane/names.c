@@ -192,6 +192,22 @@ static struct node *settled_node(uint64_t number)
     return node;
 }
 
+/* A settled node that has all its names, if it is a directory that has some. */
+static struct node *whole_node(uint64_t number)
+{
+    struct node *node = settled_node(number);
+    while (node != NULL && node->directory != NULL && node->directory->partial
+           && !node->directory->left) {
+        pthread_mutex_unlock(&table_lock);
+        bool whole = tree_knows(number);
+        pthread_mutex_lock(&table_lock);
+        node = settled_node(number);
+        if (!whole && node != NULL && node->directory != NULL)
+            node->directory->left = true; /* Python knows the rule, or the error */
+    }
+    return node;
+}
+
 bool names_filled(uint64_t number)
 {
     pthread_mutex_lock(&table_lock);
@@ -213,7 +229,8 @@ uint64_t names_number(uint64_t parent, const char *name, size_t length)
 {
     uint64_t number = 0;
     pthread_mutex_lock(&table_lock);
-    struct directory *directory = tree_directory(parent);
+    struct node *node = table_find(parent);
+    struct directory *directory = node == NULL ? NULL : node->directory;
     struct child *child = directory == NULL ? NULL : table_child(directory, name, length);
     if (child != NULL && child->node != NULL && !child->node->pinned)
         number = child->node->number;
@@ -251,7 +268,7 @@ uint64_t names_adopt(uint64_t number, handles_taker *take, void *data, int *fd)
     uint64_t references = 0;
     *fd = -1;
     pthread_mutex_lock(&table_lock);
-    struct node *node = settled_node(number);
+    struct node *node = whole_node(number);
     if (node == NULL || node->pinned)
         goto unlock;
     if (node->child != NULL) {
@@ -277,6 +294,42 @@ unlock:
 
 /* Reading */
 
+/* The directory NUMBER, busy, if the plane can say what is in it. Gives the lock up meanwhile. */
+static struct directory *directory_of_name(uint64_t number)
+{
+    struct directory *directory = tree_asked(number);
+    if (directory != NULL)
+        return directory;
+    pthread_mutex_unlock(&table_lock);
+    bool known = tree_knows(number);
+    pthread_mutex_lock(&table_lock);
+    directory = known ? tree_directory(number) : NULL;
+    if (directory != NULL)
+        directory->busy++;
+    return directory;
+}
+
+/* ENTRY is that of NAME in DIRECTORY, or stays as it is if there is none. */
+static enum verdict look_up(struct directory *directory, const char *name, size_t length, int *fds,
+                            struct fuse_entry_out *entry)
+{
+    struct fuse_attr attributes;
+    struct child *child = table_child(directory, name, length);
+    if (child == NULL && directory->partial) {
+        if (!tree_ask(directory, name, length, fds))
+            return FORWARD;
+        child = table_child(directory, name, length);
+    }
+    if (child == NULL)
+        return ANSWERED;
+    struct node *node = tree_look(child, fds, &attributes);
+    if (node == NULL)
+        return FORWARD;
+    node->references++;
+    *entry = names_entry(node, &attributes);
+    return ANSWERED;
+}
+
 static enum verdict lookup(const struct request *request)
 {
     const char *name = request->body;
@@ -286,26 +339,16 @@ static enum verdict lookup(const struct request *request)
     enum verdict verdict = FORWARD;
     if (length == request->size)
         return answer(request, EINVAL);
-    if (length > NAME_MAX || !tree_knows(request->header->nodeid))
+    if (length > NAME_MAX)
         return FORWARD;
     pthread_mutex_lock(&table_lock);
-    struct directory *directory = tree_directory(request->header->nodeid);
-    struct child *child = directory == NULL ? NULL : table_child(directory, name, length);
-    if (child != NULL) {
+    struct directory *directory = directory_of_name(request->header->nodeid);
+    if (directory != NULL) {
         int fds[TREE_DESCRIPTORS(directory)];
-        memset(fds, -1, sizeof(fds));
-        directory->busy++;
-        struct fuse_attr attributes;
-        struct node *node = tree_look(child, fds, &attributes);
-        if (node != NULL) {
-            node->references++;
-            entry = names_entry(node, &attributes);
-            verdict = ANSWERED;
-        }
-        tree_close(directory, fds);
+        table_take(directory, fds);
+        verdict = look_up(directory, name, length, fds, &entry);
+        table_give(directory, fds);
         table_rest(directory);
-    } else if (directory != NULL) {
-        verdict = ANSWERED;
     }
     pthread_mutex_unlock(&table_lock);
     if (verdict == ANSWERED && !reply_data(request->header->unique, &entry, sizeof(entry)))
@@ -575,10 +618,10 @@ static enum verdict list_directory(const struct request *request, struct scratch
     enum listed listed = UNKNOWN;
     if (directory != NULL) {
         int fds[TREE_DESCRIPTORS(directory)];
-        memset(fds, -1, sizeof(fds));
         directory->busy++;
+        table_take(directory, fds);
         listed = list_children(directory, in->offset, &listing, fds);
-        tree_close(directory, fds);
+        table_give(directory, fds);
         table_rest(directory);
     }
     pthread_mutex_unlock(&table_lock);

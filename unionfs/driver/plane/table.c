@@ -123,6 +123,48 @@ static void take_out(struct node *node)
     nodes.used--;
 }
 
+/* Directories whose sources are at hand, the oldest where the next one comes. */
+enum { KEPT_MOST = 512 };
+static struct directory *kept[KEPT_MOST];
+static size_t kept_next;
+
+static void close_sources(struct directory *directory)
+{
+    for (size_t at = 0; at < directory->source_count; at++)
+        if (directory->sources[at].fd >= 0)
+            close(directory->sources[at].fd);
+    if (directory->keeping > 0)
+        kept[directory->keeping - 1] = NULL;
+    directory->keeping = 0;
+    for (size_t at = 0; at < directory->source_count; at++)
+        directory->sources[at].fd = -1;
+}
+
+void table_take(struct directory *directory, int *fds)
+{
+    for (size_t at = 0; at < directory->source_count; at++) {
+        fds[at] = directory->sources[at].fd;
+        directory->sources[at].fd = -1;
+    }
+}
+
+void table_give(struct directory *directory, const int *fds)
+{
+    if (directory->keeping == 0) {
+        if (kept[kept_next] != NULL)
+            close_sources(kept[kept_next]);
+        kept[kept_next] = directory;
+        directory->keeping = kept_next + 1;
+        kept_next = (kept_next + 1) % KEPT_MOST;
+    }
+    for (size_t at = 0; at < directory->source_count; at++) {
+        if (directory->sources[at].fd < 0)
+            directory->sources[at].fd = fds[at];
+        else if (fds[at] >= 0)
+            close(fds[at]);
+    }
+}
+
 static void free_child(struct child *child)
 {
     free(child->further);
@@ -138,6 +180,7 @@ static void free_directory(struct directory *directory)
     }
     for (size_t at = 0; at < directory->count; at++)
         free_child(directory->children[at]);
+    close_sources(directory);
     for (size_t at = 0; at < directory->source_count; at++)
         free(directory->sources[at].path);
     if (directory->upper_fd >= 0) {
@@ -178,31 +221,73 @@ struct child *table_child(const struct directory *directory, const char *name, s
     return child;
 }
 
-struct child *table_add_child(struct directory *directory, const char *name, size_t length)
+static bool make_room(struct directory *directory)
 {
     if (names.used >= names.size && !grow_names())
-        return NULL;
-    if (directory->count == directory->room) {
-        size_t room = directory->room ? directory->room * 2 : 16;
-        struct child **larger = realloc(directory->children, room * sizeof(*larger));
-        if (larger == NULL)
-            return NULL;
-        directory->children = larger;
-        directory->room = room;
-    }
-    struct child *child = calloc(1, sizeof(*child) + length + 1);
-    if (child == NULL)
-        return NULL;
+        return false;
+    if (directory->count < directory->room)
+        return true;
+    size_t room = directory->room ? directory->room * 2 : 16;
+    struct child **larger = realloc(directory->children, room * sizeof(*larger));
+    if (larger == NULL)
+        return false;
+    directory->children = larger;
+    directory->room = room;
+    return true;
+}
+
+/* Put CHILD, which has a name, last into DIRECTORY, which has room. */
+static void put_in(struct child *child, struct directory *directory)
+{
     child->directory = directory;
     child->cookie = ++directory->last_cookie;
-    child->length = (uint8_t)length;
-    memcpy(child->name, name, length);
     directory->children[directory->count++] = child;
-    struct child **bucket = &names.buckets[hash_name(directory, name, length) % names.size];
+    struct child **bucket =
+        &names.buckets[hash_name(directory, child->name, child->length) % names.size];
     child->next = *bucket;
     *bucket = child;
     names.used++;
+}
+
+struct child *table_add_child(struct directory *directory, const char *name, size_t length)
+{
+    struct child *child = make_room(directory) ? calloc(1, sizeof(*child) + length + 1) : NULL;
+    if (child == NULL)
+        return NULL;
+    child->length = (uint8_t)length;
+    memcpy(child->name, name, length);
+    put_in(child, directory);
     return child;
+}
+
+/* Take CHILD out of the table of names. */
+static void unname(struct child *child)
+{
+    struct child **slot =
+        &names.buckets[hash_name(child->directory, child->name, child->length) % names.size];
+    while (*slot != child)
+        slot = &(*slot)->next;
+    *slot = child->next;
+    names.used--;
+}
+
+bool table_absorb(struct directory *directory, struct directory *from)
+{
+    size_t left = 0;
+    bool good = true;
+    for (size_t at = 0; at < from->count; at++) {
+        struct child *child = from->children[at];
+        bool lacks = !child->gone && table_child(directory, child->name, child->length) == NULL;
+        good = good && (!lacks || make_room(directory));
+        if (good && lacks) {
+            unname(child);
+            put_in(child, directory);
+        } else {
+            from->children[left++] = child;
+        }
+    }
+    from->count = left;
+    return good;
 }
 
 /* Let those that are gone go for good, once they are the most of all. */
@@ -225,12 +310,7 @@ static void compact(struct directory *directory)
 void table_remove_child(struct child *child)
 {
     struct directory *directory = child->directory;
-    struct child **slot =
-        &names.buckets[hash_name(directory, child->name, child->length) % names.size];
-    while (*slot != child)
-        slot = &(*slot)->next;
-    *slot = child->next;
-    names.used--;
+    unname(child);
     child->gone = 1;
     directory->gone++;
     struct node *node = child->node;

@@ -59,19 +59,23 @@ struct child {
 /* A directory of one layer. */
 struct source {
     int layer;  /* position */
+    int fd;     /* O_PATH, -1 if it is not at hand or somebody has taken it */
     char *path; /* below the layer's root, "." for the root itself */
 };
 
-/* The names in a directory: all of them. */
+/* The names in a directory. */
 struct directory {
     struct node *node;
     struct child **children; /* by cookie, ascending */
     size_t count, room, gone;
     uint64_t last_cookie;
-    unsigned busy; /* threads that use it without the lock */
+    unsigned busy;  /* threads that use it without the lock */
+    unsigned asked; /* how many names were asked for while it was partial */
+    bool partial;   /* those names alone are known */
     bool left;       /* to Python: there was no memory for a name, or it has a rule for each */
     bool upper;      /* the upper has it */
     int upper_fd;    /* O_PATH, -1 if it is not at hand */
+    size_t keeping;  /* one more than its place among those whose sources are at hand; 0 for none */
     size_t source_count;
     struct source sources[];
 };
@@ -98,6 +102,12 @@ extern _Atomic size_t table_upper_fds;
 /* DIRECTORY, which has none, gets FD as its descriptor in the upper; -1 for none. */
 void table_set_upper_fd(struct directory *directory, int fd);
 
+/* Descriptors of the sources of DIRECTORY, those at hand or -1, which the caller has from now on. */
+void table_take(struct directory *directory, int *fds);
+
+/* Give them back: to stay at hand for a while, or to be closed. */
+void table_give(struct directory *directory, const int *fds);
+
 struct node *table_find(uint64_t number);
 
 /* A new node, or NULL without memory. Its number is not known yet. */
@@ -119,6 +129,9 @@ void table_remove_child(struct child *child);
  */
 struct child *table_move_child(struct child *child, struct directory *directory, const char *name,
                                size_t length);
+
+/* DIRECTORY gets the names of FROM, which no node has, that it lacks. False without memory. */
+bool table_absorb(struct directory *directory, struct directory *from);
 
 /* Give up one use of DIRECTORY without the lock. */
 void table_rest(struct directory *directory);

@@ -15,7 +15,8 @@
 struct directory *tree_directory(uint64_t number)
 {
     struct node *node = table_find(number);
-    return node == NULL ? NULL : node->directory;
+    return node == NULL || node->directory == NULL || node->directory->partial ? NULL
+                                                                               : node->directory;
 }
 
 /* Descriptors */
@@ -49,13 +50,6 @@ static int source_fd(const struct directory *directory, size_t source, int *fds)
     if (fds[source] < 0)
         fds[source] = layers_directory(&directory->sources[source]);
     return fds[source];
-}
-
-void tree_close(const struct directory *directory, const int *fds)
-{
-    for (size_t at = 0; at < directory->source_count; at++)
-        if (fds[at] >= 0)
-            close(fds[at]);
 }
 
 int tree_layer(const struct directory *directory, size_t source)
@@ -212,6 +206,13 @@ int tree_install(struct directory *directory, uint64_t number, struct node **nod
     return 0;
 }
 
+/* DIRECTORY, of which some names are known, has all those that WHOLE has read. */
+static void complete(struct directory *directory, struct directory *whole)
+{
+    drop_hidden(whole);
+    directory->partial = !table_absorb(directory, whole);
+}
+
 /* The sources of the plain directory that CHILD is. NULL without memory. */
 static struct source *sources_below(const struct child *child, size_t *count)
 {
@@ -224,6 +225,7 @@ static struct source *sources_below(const struct child *child, size_t *count)
         size_t above = upper ? child->further[at] : at == 0 ? child->source : child->further[at - 1];
         const struct source *from = &child->directory->sources[above];
         sources[at].layer = from->layer;
+        sources[at].fd = -1;
         int size = strcmp(from->path, ".") == 0
                        ? asprintf(&sources[at].path, "%s", child->name)
                        : asprintf(&sources[at].path, "%s/%s", from->path, child->name);
@@ -235,11 +237,18 @@ static struct source *sources_below(const struct child *child, size_t *count)
     return sources;
 }
 
+/* Whether NODE is a plain directory whose names are not all known. */
+static bool is_unread(const struct node *node)
+{
+    return node->is_directory && (node->directory == NULL || node->directory->partial)
+           && !node->pinned && node->child != NULL;
+}
+
 /* The directory, yet to be read, that plain NODE is; NULL if that can't be said. */
 static struct directory *directory_to_read(const struct node *node)
 {
     const struct child *child = node->child;
-    if (!node->is_directory || node->directory != NULL || node->pinned || child == NULL)
+    if (!is_unread(node))
         return NULL;
     bool upper = child->source == IN_UPPER;
     int fd = -1;
@@ -264,7 +273,7 @@ bool tree_knows(uint64_t number)
 {
     pthread_mutex_lock(&table_lock);
     struct node *node = table_find(number);
-    bool known = node != NULL && node->directory != NULL && !node->directory->left;
+    bool known = tree_directory(number) != NULL && !node->directory->left;
     struct directory *directory = node == NULL ? NULL : directory_to_read(node);
     pthread_mutex_unlock(&table_lock);
     if (directory == NULL)
@@ -272,12 +281,93 @@ bool tree_knows(uint64_t number)
     int error = read_sources(directory);
     pthread_mutex_lock(&table_lock);
     node = table_find(number);
-    if (error == 0 && node != NULL && node->directory == NULL && !node->pinned)
-        tree_install(directory, number, &node);
-    known = node != NULL && node->directory != NULL;
+    if (error == 0 && node != NULL && is_unread(node)) {
+        if (node->directory == NULL)
+            tree_install(directory, number, &node);
+        else
+            complete(node->directory, directory);
+    }
+    known = tree_directory(number) != NULL;
     table_rest(directory);
     pthread_mutex_unlock(&table_lock);
     return known;
+}
+
+/* Names that are asked for one by one; from then on it pays to read them all. */
+enum { ASKED_MOST = 8 };
+
+struct directory *tree_asked(uint64_t number)
+{
+    struct node *node = table_find(number);
+    if (node == NULL)
+        return NULL;
+    struct directory *directory = node->directory;
+    if (directory == NULL && is_unread(node) && node->child->source != IN_UPPER) {
+        directory = directory_to_read(node);
+        if (directory == NULL)
+            return NULL;
+        directory->partial = true;
+        tree_install(directory, number, &node);
+        directory->busy = 0;
+    }
+    if (directory == NULL || directory->left
+        || (directory->partial && directory->asked++ >= ASKED_MOST))
+        return NULL;
+    directory->busy++;
+    return directory;
+}
+
+/* What the sources of a directory have under one name: each DT_*, DT_WHT, or NOTHING. */
+struct answers {
+    uint8_t type;
+    bool hidden; /* there is a whiteout of it beside it */
+};
+
+/* Answers whether all sources could be asked. Called without the lock. */
+static bool ask_sources(const struct directory *directory, const char *name, int *fds,
+                        struct answers *answers)
+{
+    bool closed = false;
+    for (size_t at = 0; at < directory->source_count; at++) {
+        struct answers *answer = &answers[at];
+        *answer = (struct answers){LAYERS_NOTHING, false};
+        if (closed)
+            continue;
+        int layer = directory->sources[at].layer;
+        int fd = source_fd(directory, at, fds);
+        if (fd < 0 || layers_type(fd, name, &answer->type) != 0)
+            return false;
+        closed = answer->type != LAYERS_NOTHING && answer->type != DT_DIR;
+        /* Of what closes, or has nothing below, it would not matter. */
+        if (answer->type == DT_DIR || (!closed && at + 1 < directory->source_count))
+            answer->hidden = layers_hides(layer, fd, name);
+        closed = closed || answer->hidden;
+    }
+    return true;
+}
+
+bool tree_ask(struct directory *directory, const char *name, size_t length, int *fds)
+{
+    struct answers answers[directory->source_count + 1];
+    pthread_mutex_unlock(&table_lock);
+    /* Such names are marks in some layers: the whole tells. */
+    bool good = strncmp(name, ".wh.", 4) != 0 && ask_sources(directory, name, fds, answers);
+    pthread_mutex_lock(&table_lock);
+    /* Somebody else may have asked for it, or read the directory, meanwhile. */
+    if (!good || !directory->partial || table_child(directory, name, length) != NULL)
+        return good;
+    for (size_t at = 0; good && at < directory->source_count; at++) {
+        struct found found = {(char *)name, length, answers[at].type};
+        if (found.type != LAYERS_NOTHING)
+            good = add_found(directory, at, &found);
+        found.type = DT_WHT;
+        if (good && answers[at].hidden)
+            good = add_found(directory, at, &found);
+    }
+    struct child *child = table_child(directory, name, length);
+    if (child != NULL && (!good || child->kind == HIDDEN))
+        table_remove_child(child);
+    return good;
 }
 
 /* Plain nodes */

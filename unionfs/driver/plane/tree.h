@@ -9,7 +9,7 @@
 
 #include "layers.h"
 
-/* The directory NUMBER, if the names in it are known. */
+/* The directory NUMBER, if all names in it are known. */
 struct directory *tree_directory(uint64_t number);
 
 /*
@@ -28,6 +28,18 @@ int tree_install(struct directory *directory, uint64_t number, struct node **nod
  */
 bool tree_knows(uint64_t number);
 
+/*
+ * The directory NUMBER, busy from now on, for one name in it: of a directory that nobody has read
+ * yet, some names are asked for one by one. NULL if all are to be read.
+ */
+struct directory *tree_asked(uint64_t number);
+
+/*
+ * Let NAME, if there is one, be known in DIRECTORY, which is partial. FDS are of the directory.
+ * Answers false if Python has to answer for it. Gives the lock up meanwhile.
+ */
+bool tree_ask(struct directory *directory, const char *name, size_t length, int *fds);
+
 /* The position of the layer that SOURCE of DIRECTORY, or IN_UPPER, is of. */
 int tree_layer(const struct directory *directory, size_t source);
 
@@ -36,7 +48,6 @@ int tree_layer(const struct directory *directory, size_t source);
  * that are not open yet.
  */
 #define TREE_DESCRIPTORS(directory) ((directory)->source_count + 1)
-void tree_close(const struct directory *directory, const int *fds);
 
 /* The upper's descriptor of DIRECTORY, which stays the directory's; -1 if it is not at hand. */
 int tree_upper(struct directory *directory);
