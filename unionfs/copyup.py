@@ -23,6 +23,7 @@ from unionfs import flags, syscalls
 from unionfs.flags import Call
 from unionfs.merge import Source
 from unionfs.model import NO_ID, Attributes
+from unionfs.ordering import Ordering
 from unionfs.upper import Upper
 
 _CHANGED: Final = "a layer changed while it was copied"
@@ -111,8 +112,8 @@ def copy_regular(
                 copy_content(content_fd, target_fd, size)
             _apply(target_fd, wanted)
             # What has no content is in the journal as a whole, before the name.
-            if content_fd is not None and size and not upper.volatile:
-                os.fsync(target_fd)
+            if content_fd is not None and size:
+                upper.ordering.settle(target_fd)
             return os.fstat(target_fd)
         finally:
             os.close(target_fd)
@@ -143,11 +144,11 @@ def copy_other(upper: Upper, name: bytes, source: Source, wanted: Plan) -> os.st
         raise
 
 
-def fill_metacopy(source_fd: int, target_fd: int, *, sync: bool) -> None:
+def fill_metacopy(source_fd: int, target_fd: int, ordering: Ordering) -> None:
     """Give a metacopy file its content; nothing else of it changes.
 
-    sync: whether that is to be on the disk then. Uses descriptors only, so a worker thread may
-    run it. Raises OSError.
+    ordering: its content precedes what is changed next. Uses descriptors only, so a worker thread
+    may run it. Raises OSError.
     """
     before = os.fstat(target_fd)
     capabilities = _capabilities(target_fd)
@@ -157,8 +158,7 @@ def fill_metacopy(source_fd: int, target_fd: int, *, sync: bool) -> None:
     if capabilities is not None:
         os.setxattr(target_fd, _CAPABILITIES, capabilities)
     os.utime(target_fd, ns=(before.st_atime_ns, before.st_mtime_ns))
-    if sync:
-        os.fsync(target_fd)
+    ordering.settle(target_fd)
 
 
 def _capabilities(descriptor: int) -> bytes | None:

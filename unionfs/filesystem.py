@@ -205,6 +205,7 @@ class Filesystem:
 
     async def unlink(self, parent: int, name: bytes) -> None:
         """Take a name, not a directory's, away."""
+        self._raise_around(parent, name)
         directory, node = self._old_name(parent, name)
         if node.is_directory:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -236,6 +237,8 @@ class Filesystem:
         """renameat2(2) with RENAME_NOREPLACE and RENAME_EXCHANGE."""
         if flags & ~(syscalls.RENAME_NOREPLACE | syscalls.RENAME_EXCHANGE):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        if not flags & syscalls.RENAME_EXCHANGE:
+            self._raise_around(old_parent, old_name)
         source, node = self._old_name(old_parent, old_name)
         self._check_new_name(new_name)
         target = self._node(new_parent)
@@ -398,6 +401,7 @@ class Filesystem:
 
     async def setattr(self, number: int, changes: Changes, handle: int | None = None) -> Node:
         """Change attributes; handle: the open file it was asked through, if it was."""
+        self._raise_above(number)
         node = self._node(number)
         self._check(node, self._forbidding(changes, handle))
         await self._tree.copy_up(node, changes.size, content=changes.size is not None)
@@ -562,8 +566,10 @@ class Filesystem:
 
         privileged: whether set-user-ID and set-group-ID stay when it is truncated.
         """
-        node = self._node(number)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
+        if writable or flags & os.O_TRUNC:
+            self._raise_above(number)
+        node = self._node(number)
         if writable or flags & os.O_TRUNC:
             appends = flags & os.O_APPEND and not flags & os.O_TRUNC
             self._check(node, IMMUTABLE if appends else PROTECTING)
@@ -755,6 +761,25 @@ class Filesystem:
         self._check(directory, IMMUTABLE)
         self._tree.raise_directory(directory)
         return directory, _upper_place(directory)
+
+    # What a mirror does itself, once the upper has the directory
+
+    def _raise_above(self, number: int) -> None:
+        """Raise MirroredError if the mirror can change a node now that is known to it alone."""
+        place = None if number in self._nodes else self._mirror.where(number)
+        if place is not None:
+            self._raise_for_mirror(self._node(place.parent))
+
+    def _raise_around(self, parent: int, name: bytes) -> None:
+        """Raise MirroredError if the mirror can change a name now, of what is known to it alone."""
+        directory = self._node(parent)
+        if self._mirror.number(directory, name) and not self._tree.protection(directory):
+            self._raise_for_mirror(directory)
+
+    def _raise_for_mirror(self, directory: Node) -> None:
+        if directory.upper is None and self._mirror.has_names(directory) is not None:
+            self._tree.raise_directory(directory)
+            raise MirroredError
 
     def _name_to_make(self, parent: int, name: bytes) -> tuple[Node, Place]:
         """As ``_new_name``, for what a mirror can make once the upper has the directory.

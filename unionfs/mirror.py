@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from unionfs.layers.base import Layer
     from unionfs.model import Attributes, Entry
     from unionfs.nodes import Node
+    from unionfs.upper import Upper
 
 
 PIN: Final = 1 << 63
@@ -42,15 +43,16 @@ class Adopted(NamedTuple):
 
     references: the kernel's; 0 if the number is no plain node's. handles: the descriptors that are
     open for it, each with whether it is for writing. descriptor: O_PATH, of what has no name any
-    more; -1 for others.
+    more, in the layer at a position; -1 for others.
     """
 
     references: int
     handles: Sequence[tuple[int, bool]]
     descriptor: int
+    position: int
 
 
-_NOTHING: Final = Adopted(0, (), -1)
+_NOTHING: Final = Adopted(0, (), -1, 0)
 
 
 class Mirror(Protocol):
@@ -58,6 +60,10 @@ class Mirror(Protocol):
 
     def layer(self, position: int, layer: Layer, space: int | None, *, upper: bool) -> None:
         """A layer, and what its inode numbers have above the 48th bit (None: it varies)."""
+        ...
+
+    def upper(self, upper: Upper) -> None:
+        """Where copies and whiteouts are made, and by what rules."""
         ...
 
     def fill(self, directory: Node) -> Sequence[tuple[bytes, int]] | None:
@@ -128,6 +134,9 @@ class NoMirror:
     """Nobody answers in our place."""
 
     def layer(self, position: int, layer: Layer, space: int | None, *, upper: bool) -> None:
+        """Nothing."""
+
+    def upper(self, upper: Upper) -> None:
         """Nothing."""
 
     def fill(self, directory: Node) -> Sequence[tuple[bytes, int]] | None:

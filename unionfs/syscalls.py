@@ -13,6 +13,9 @@ RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
 RENAME_WHITEOUT: Final = 4
 
+_STATFS_BYTES_MAX: Final = 256
+# SYNC_FILE_RANGE_WAIT_BEFORE, _WRITE and _WAIT_AFTER of linux/fs.h.
+_SYNC_FILE_RANGE: Final = 1 | 2 | 4
 _AT_EMPTY_PATH: Final = 0x1000
 _AT_RECURSIVE: Final = 0x8000
 _OPEN_TREE_CLONE: Final = 1
@@ -258,3 +261,20 @@ def set_filesystem_ids(uid: int, gid: int) -> bool:
     libc.setfsuid(uid)
     # An impossible id leaves the value and returns it: the documented way to read it.
     return bool(libc.setfsuid(_NO_ID) == uid and libc.setfsgid(_NO_ID) == gid)
+
+
+def filesystem_type(descriptor: int) -> int:
+    """The type of the filesystem of *descriptor*: ``f_type`` of statfs(2)."""
+    buffer = ctypes.create_string_buffer(_STATFS_BYTES_MAX)
+    check(libc.fstatfs(descriptor, buffer))
+    return int(struct.unpack_from("=l" if ctypes.sizeof(ctypes.c_long) == 4 else "=q", buffer)[0])
+
+
+def write_out(descriptor: int) -> None:
+    """Write the content of *descriptor* to the disk, and wait until it is written.
+
+    sync_file_range(2): neither is the disk's cache flushed, nor is the journal brought to the disk.
+    Raises OSError.
+    """
+    start, whole = ctypes.c_int64(0), ctypes.c_int64(0)
+    check(libc.sync_file_range(descriptor, start, whole, _SYNC_FILE_RANGE))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import logging
 import os
 import time
@@ -67,6 +66,8 @@ class Tree:
         for position, layer in enumerate(self._layers):
             space = self._numbering.space(position, layer)
             mirror.layer(position, layer, space, upper=position == self._upper_position)
+        if upper is not None:
+            mirror.upper(upper)
         self._copying: dict[Node, trio.Lock] = {}
         self.nodes.add(self._root())
 
@@ -131,10 +132,10 @@ class Tree:
             children = self.nodes[number].children if number in self.nodes else None
             if children is None:
                 continue
-            if present:
-                children.setdefault(name, self._upper_position)
-            else:
+            if not present:
                 children.pop(name, None)
+            elif not isinstance(children.get(name), Node):
+                children[name] = self._upper_position
 
     def _tell_all(self, node: Node, asked: Sequence[tuple[bytes, int]]) -> None:
         if node.children is None:
@@ -337,9 +338,11 @@ class Tree:
             return None
         attributes = os.stat(adopted.descriptor)
         place = Place(None, b"", adopted.descriptor)
-        source = Source(self._upper_position, self.upper.layer, Entry(attributes, place))
+        layer = self._layers[adopted.position]
+        source = Source(adopted.position, layer, Entry(attributes, place))
         identity = self._numbering.identity(source.position, attributes)
-        node = Node(number, identity, attributes.st_mode, source, ())
+        upper = source if adopted.position == self._upper_position else None
+        node = Node(number, identity, attributes.st_mode, upper, () if upper else (source,))
         node.content = source
         self.nodes.add(node)
         node.lookups = adopted.references
@@ -664,9 +667,8 @@ class Tree:
         assert node.upper is not None
         target_fd = self.open_upper(node, os.O_RDWR)
         try:
-            sync = not self.upper.volatile
-            fill = functools.partial(copyup.fill_metacopy, source_fd, target_fd, sync=sync)
-            await trio.to_thread.run_sync(fill)
+            ordering = self.upper.ordering
+            await trio.to_thread.run_sync(copyup.fill_metacopy, source_fd, target_fd, ordering)
             _rebind(node, target_fd)
         finally:
             os.close(target_fd)

@@ -23,6 +23,7 @@ from unionfs.layers.directory import DirectoryLayer
 from unionfs.layers.markers import Dialects
 from unionfs.layers.places import Place
 from unionfs.model import Caller, Entry
+from unionfs.ordering import Ordering, ordering_of
 from unionfs.workdir import DIRECTORY, WorkDirectory, names_in
 
 _T = TypeVar("_T")
@@ -57,6 +58,7 @@ class Upper:
         namespace: bytes = markers.TRUSTED,
     ) -> None:
         self.volatile: Final = volatile
+        """Whether nothing is synced."""
         self.metacopies: Final = metacopy and namespace == markers.TRUSTED
         """Whether copies without content are made."""
         self._ids = (os.geteuid(), os.getegid())
@@ -68,6 +70,10 @@ class Upper:
             self._work = WorkDirectory(work, upper, self.root, namespace)
             undo.callback(self._work.close)
             self.prefix = namespace
+            self.ordering: Final = (
+                Ordering.UNORDERED if volatile else ordering_of(self.root.descriptor)
+            )
+            """What is done with a copy's content before the copy gets its name."""
             if volatile:
                 self._work.mark_volatile()
             index_fd = self._work.index.descriptor

@@ -30,6 +30,7 @@
 #include <sanitizer/asan_interface.h>
 
 #include "changes.h"
+#include "copyup.h"
 #include "names.h"
 
 enum {
@@ -190,8 +191,8 @@ static void take_file(int fd, bool writable, void *data)
 /* Take a node over; answers the kernel's references to it. */
 static uint64_t adopt(uint64_t number)
 {
-    int fd;
-    uint64_t references = names_adopt(number, take_file, NULL, &fd);
+    int fd, layer;
+    uint64_t references = names_adopt(number, take_file, NULL, &fd, &layer);
     if (fd >= 0)
         close(fd);
     return references;
@@ -863,10 +864,14 @@ static void begin(const char *directory, int threads)
         char name[2] = {(char)('0' + layer), '\0'};
         int root = openat(directory_fd, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
         CHECK(root >= 0 && fstat(root, &status) == 0);
-        CHECK(layers_set(layer, root, layer == 0, status.st_dev, 0) == 0);
+        CHECK(layers_set(layer, root, layer == 0, status.st_dev, 0, (const uint8_t[16]){0}) == 0);
         upper_fd = root;
     }
     layers_set_upper(LAYERS);
+    CHECK(mkdirat(directory_fd, "scratch", 0700) == 0 || errno == EEXIST);
+    int scratch = openat(directory_fd, "scratch", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    CHECK(scratch >= 0);
+    copyup_configure(scratch, "trusted.overlay.", WRITTEN);
     changes_configure(true);
     layers_know_owners(true);
     handles_configure(false, false, 1 << 20);

@@ -219,9 +219,24 @@ class DirectoryLayer:
             _ORIGIN.size + len(handle),
             _ORIGIN_ENDIAN,
             kind,
-            self._filesystem(entry),
+            self.filesystem(entry),
         )
         return head + handle
+
+    def filesystem(self, entry: Entry) -> bytes:
+        """The UUID of the filesystem that has *entry*. Raises OSError."""
+        device = entry.attributes.st_dev
+        known = self._filesystems.get(device)
+        if known is None:
+            place: Place = entry.handle
+            parent = place if place.parent is None else place.parent
+            descriptor = _open_quietly(b".", os.O_DIRECTORY, places.directory(parent))
+            try:
+                known = syscalls.filesystem_uuid(descriptor)
+            finally:
+                os.close(descriptor)
+            self._filesystems[device] = known
+        return known
 
     def forget(self, entry: Entry) -> None:
         if entry.handle is not self._root:
@@ -369,20 +384,6 @@ class DirectoryLayer:
         if any(name in (b"", b".", b"..") or b"/" in name or b"\0" in name for name in names):
             raise OSError(errno.EINVAL, f"a redirect that leads nowhere: {value!r}", self.identity)
         return value
-
-    def _filesystem(self, entry: Entry) -> bytes:
-        device = entry.attributes.st_dev
-        known = self._filesystems.get(device)
-        if known is None:
-            place: Place = entry.handle
-            parent = place if place.parent is None else place.parent
-            descriptor = _open_quietly(b".", os.O_DIRECTORY, places.directory(parent))
-            try:
-                known = syscalls.filesystem_uuid(descriptor)
-            finally:
-                os.close(descriptor)
-            self._filesystems[device] = known
-        return known
 
 
 def _exists(descriptor: int, name: bytes) -> bool:

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "changes.h"
+#include "copyup.h"
 #include "names.h"
 
 static bool syncing = true;
@@ -79,7 +80,7 @@ static void become_oneself(void)
 
 static struct change *changes_head, **changes_tail = &changes_head;
 
-static void note(const struct directory *directory, const char *name, size_t length, bool present)
+void changes_note(const struct directory *directory, const char *name, size_t length, bool present)
 {
     if (directory->node == NULL || !directory->node->pinned)
         return;
@@ -205,7 +206,7 @@ static bool take_up(struct directory *directory, const struct making *making, in
         return false;
     }
     node->references++;
-    note(directory, making->name, making->length, true);
+    changes_note(directory, making->name, making->length, true);
     table_rest(directory);
     reply_made(making, node, &attributes, fd);
     return true;
@@ -227,8 +228,10 @@ static enum verdict make(const struct making *making)
     directory->busy++;
     pthread_mutex_unlock(&table_lock);
     /* Where a whiteout is, it fails. */
+    pthread_mutex_lock(&copyup_names_lock);
     int fd = become(header, making->mask) ? make_in(above, making) : -1;
     become_oneself();
+    pthread_mutex_unlock(&copyup_names_lock);
     pthread_mutex_lock(&table_lock);
     if (fd >= 0 && take_up(directory, making, fd))
         return ANSWERED;
@@ -297,14 +300,18 @@ static enum verdict make_link(const struct request *request)
 
 /* Taking away */
 
-/*
- * CHILD, if it is plain, and nobody but the upper has it: then its name may go without a whiteout.
- * (A directory that lower layers have as well merges.)
- */
-static bool is_upper_alone(const struct child *child)
+/* Whether a lower layer has CHILD, so that a whiteout has to take its place. */
+static bool is_covering(const struct child *child)
 {
-    return child != NULL && child->kind == PLAIN && child->source == IN_UPPER && !child->below
-           && child->more == 0 && !child->claimed;
+    return child->source != IN_UPPER || child->below || child->more > 0;
+}
+
+/* Whether the name of CHILD may go: it is plain, and a directory nobody's but the upper's. */
+static bool may_go(const struct child *child)
+{
+    if (child == NULL || child->kind != PLAIN || child->claimed)
+        return false;
+    return !is_covering(child) || (copyup_possible() && child->type != DT_DIR);
 }
 
 static bool is_empty(const struct child *child)
@@ -313,28 +320,16 @@ static bool is_empty(const struct child *child)
     return directory == NULL || directory->count == directory->gone;
 }
 
-/* A name that is claimed: nobody else changes what it is. */
-struct claim {
-    struct child *child;
-    struct directory *directory;
-    int above;
-};
-
-static bool claim(struct child *child, struct claim *claim)
+static int open_claimed(const struct claim *claim)
 {
-    *claim = (struct claim){child, child->directory, tree_upper(child->directory)};
-    if (claim->above < 0)
-        return false;
-    child->claimed = 1;
-    child->directory->busy++;
-    return true;
-}
-
-static void settle(struct claim *claim)
-{
-    claim->child->claimed = 0;
-    table_rest(claim->directory);
-    pthread_cond_broadcast(&table_settled);
+    const struct child *child = claim->child;
+    if (child->source == IN_UPPER)
+        return openat(claim->above, child->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    int above = layers_directory(&claim->directory->sources[child->source]);
+    int fd = above < 0 ? -1 : openat(above, child->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (above >= 0)
+        close(above);
+    return fd;
 }
 
 /*
@@ -343,13 +338,14 @@ static void settle(struct claim *claim)
  */
 static bool keep(const struct claim *claim)
 {
-    int fd = openat(claim->above, claim->child->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    int fd = open_claimed(claim);
     if (fd < 0)
         return false;
     pthread_mutex_lock(&table_lock);
     struct node *node = claim->child->node;
     if (node != NULL && node->fd < 0) {
         node->fd = fd;
+        node->layer = tree_layer(claim->directory, claim->child->source);
         fd = -1;
     }
     pthread_mutex_unlock(&table_lock);
@@ -368,6 +364,19 @@ static void unkeep(const struct claim *claim)
     }
 }
 
+/* Called without the lock. */
+static bool remove_name(const struct claim *claim)
+{
+    const struct child *child = claim->child;
+    int flags = child->type == DT_DIR ? AT_REMOVEDIR : 0;
+    pthread_mutex_lock(&copyup_names_lock);
+    bool gone = is_covering(child)
+                    ? copyup_hide(claim->above, child->name, child->source == IN_UPPER)
+                    : unlinkat(claim->above, child->name, flags) == 0;
+    pthread_mutex_unlock(&copyup_names_lock);
+    return gone;
+}
+
 static enum verdict take_away(const struct request *request, bool is_directory)
 {
     size_t length;
@@ -378,20 +387,23 @@ static enum verdict take_away(const struct request *request, bool is_directory)
     pthread_mutex_lock(&table_lock);
     struct directory *directory = tree_directory(request->header->nodeid);
     struct child *child = directory == NULL ? NULL : table_child(directory, name, length);
-    bool mine = is_upper_alone(child) && (child->type == DT_DIR) == is_directory
-                && is_empty(child) && claim(child, &claimed);
+    bool mine = may_go(child) && (child->type == DT_DIR) == is_directory
+                && is_empty(child) && tree_claim(child, &claimed);
     pthread_mutex_unlock(&table_lock);
     if (!mine)
         return FORWARD;
-    bool gone = keep(&claimed) && unlinkat(claimed.above, name, is_directory ? AT_REMOVEDIR : 0) == 0;
+    bool gone = keep(&claimed) && remove_name(&claimed);
     pthread_mutex_lock(&table_lock);
     if (gone) {
-        note(directory, name, length, false);
+        /* Of the upper's they are asked for there. */
+        if (child->node != NULL)
+            child->node->attributes.nlink = 0;
+        changes_note(directory, name, length, false);
         table_remove_child(child);
     } else {
         unkeep(&claimed);
     }
-    settle(&claimed);
+    tree_settle(&claimed);
     pthread_mutex_unlock(&table_lock);
     return gone ? answer(request, 0) : FORWARD;
 }
@@ -411,7 +423,8 @@ struct move {
 static bool claim_move(struct move *move, struct child *source, uint32_t flags)
 {
     struct child *replaced = table_child(move->target, move->name, move->length);
-    if (flags & ~(uint32_t)RENAME_NOREPLACE || !is_upper_alone(source) || source->type == DT_DIR)
+    if (flags & ~(uint32_t)RENAME_NOREPLACE || !may_go(source) || source->source != IN_UPPER
+        || source->type == DT_DIR)
         return false;
     move->target_fd = tree_upper(move->target);
     if (move->target_fd < 0)
@@ -420,11 +433,11 @@ static bool claim_move(struct move *move, struct child *source, uint32_t flags)
         && (replaced == source || flags != 0 || replaced->kind != PLAIN || replaced->claimed
             || replaced->source != IN_UPPER || replaced->type == DT_DIR))
         return false;
-    if (!claim(source, &move->source))
+    if (!tree_claim(source, &move->source))
         return false;
     move->replaced.child = NULL;
-    if (replaced != NULL && !claim(replaced, &move->replaced)) {
-        settle(&move->source);
+    if (replaced != NULL && !tree_claim(replaced, &move->replaced)) {
+        tree_settle(&move->source);
         return false;
     }
     move->target->busy++;
@@ -436,8 +449,8 @@ static void moved(struct move *move)
 {
     struct child *source = move->source.child, *replaced = move->replaced.child;
     bool below = replaced != NULL && replaced->below;
-    note(move->source.directory, source->name, source->length, false);
-    note(move->target, move->name, move->length, true);
+    changes_note(move->source.directory, source->name, source->length, false);
+    changes_note(move->target, move->name, move->length, true);
     if (replaced != NULL)
         table_remove_child(replaced);
     struct child *child = table_move_child(source, move->target, move->name, move->length);
@@ -449,6 +462,37 @@ static void moved(struct move *move)
     }
 }
 
+/* Called without the lock. */
+static bool rename_claimed(struct move *move)
+{
+    const struct child *source = move->source.child;
+    bool replaces = move->replaced.child != NULL;
+    /* Over a whiteout it fails. */
+    unsigned flags = (replaces ? 0 : RENAME_NOREPLACE) | (is_covering(source) ? RENAME_WHITEOUT : 0);
+    if (source->copied && move->target != move->source.directory
+        && !copyup_announce(move->target, move->target_fd))
+        return false;
+    pthread_mutex_lock(&copyup_names_lock);
+    bool done = (!replaces || keep(&move->replaced))
+                && renameat2(move->source.above, source->name, move->target_fd, move->name, flags) == 0;
+    pthread_mutex_unlock(&copyup_names_lock);
+    return done;
+}
+
+/* Bring NAME in directory NUMBER to the upper, if it is a plain file of a lower layer. */
+static void raise_name(uint64_t number, const char *name, size_t length)
+{
+    pthread_mutex_lock(&table_lock);
+    struct directory *directory = tree_directory(number);
+    struct child *child = directory == NULL ? NULL : table_child(directory, name, length);
+    uint64_t below = child != NULL && child->source != IN_UPPER && child->node != NULL
+                         ? child->node->number : 0;
+    pthread_mutex_unlock(&table_lock);
+    int fd = below == 0 ? -1 : copyup_file(below, -1);
+    if (fd >= 0)
+        close(fd);
+}
+
 static enum verdict rename_name(const struct request *request, size_t head, uint64_t target,
                                 uint32_t flags)
 {
@@ -458,6 +502,7 @@ static enum verdict rename_name(const struct request *request, size_t head, uint
     move.name = name == NULL ? NULL : name_at(request, head + length + 1, &move.length);
     if (move.name == NULL || !tree_knows(request->header->nodeid) || !tree_knows(target))
         return FORWARD;
+    raise_name(request->header->nodeid, name, length);
     pthread_mutex_lock(&table_lock);
     struct directory *directory = tree_directory(request->header->nodeid);
     struct child *child = directory == NULL ? NULL : table_child(directory, name, length);
@@ -467,19 +512,16 @@ static enum verdict rename_name(const struct request *request, size_t head, uint
     if (!mine)
         return FORWARD;
     bool replaces = move.replaced.child != NULL;
-    /* Over a whiteout it fails. */
-    bool done = (!replaces || keep(&move.replaced))
-                && renameat2(move.source.above, name, move.target_fd, move.name,
-                             replaces ? 0 : RENAME_NOREPLACE) == 0;
+    bool done = rename_claimed(&move);
     pthread_mutex_lock(&table_lock);
     if (done)
         moved(&move);
     else if (replaces)
         unkeep(&move.replaced);
     table_rest(move.target);
-    settle(&move.source);
+    tree_settle(&move.source);
     if (replaces)
-        settle(&move.replaced);
+        tree_settle(&move.replaced);
     pthread_mutex_unlock(&table_lock);
     return done ? answer(request, 0) : FORWARD;
 }
@@ -582,14 +624,17 @@ static enum verdict set_attributes(const struct request *request)
     struct fuse_attr_out out = {.attr_valid = FOREVER};
     if (in == NULL)
         return answer(request, EINVAL);
-    int fd = tree_open_upper(request->header->nodeid, O_PATH);
+    uint64_t number = request->header->nodeid;
+    int fd = tree_open_upper(number, O_PATH);
+    if (fd < 0)
+        fd = copyup_file(number, in->valid & FATTR_SIZE ? (off_t)in->size : -1);
     if (fd < 0)
         return FORWARD;
     int error = apply(in, fd);
     close(fd);
     if (error != 0)
         return answer(request, error);
-    if (tree_attributes(request->header->nodeid, &out.attr) != 0)
+    if (tree_attributes(number, &out.attr) != 0)
         return FORWARD; /* once more, and nothing changes by that */
     reply_data(request->header->unique, &out, sizeof(out));
     return ANSWERED;

@@ -217,10 +217,15 @@ static bool may_come_again(uint32_t opcode)
     switch (opcode) {
     case FUSE_LOOKUP:
     case FUSE_READDIRPLUS:
+    case FUSE_OPEN:
     case FUSE_CREATE:
     case FUSE_MKNOD:
     case FUSE_MKDIR:
     case FUSE_SYMLINK:
+    case FUSE_UNLINK:
+    case FUSE_RENAME:
+    case FUSE_RENAME2:
+    case FUSE_SETATTR:
         return true;
     default:
         return false;

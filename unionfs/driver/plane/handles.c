@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -120,6 +121,26 @@ void handles_give(uint64_t node, handles_taker *take, void *data)
             handle->own = false;
             take((int)fd, handle->writable, data);
         }
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+void handles_rebind(uint64_t node, int descriptor)
+{
+    char path[sizeof("/proc/self/fd/") + 3 * sizeof(int)];
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", descriptor);
+    pthread_mutex_lock(&lock);
+    for (size_t fd = 0; *inode_slot(node) != NULL && fd < handle_count; fd++) {
+        struct handle *handle = &handles[fd];
+        if (!handle->own || handle->mode == CLOSED || handle->node != node)
+            continue;
+        int reading = open(path, O_RDONLY | O_CLOEXEC);
+        /* Without a descriptor more, what may write does as well: the kernel knows who may. */
+        while (dup3(reading >= 0 ? reading : descriptor, (int)fd, O_CLOEXEC) < 0 && errno == EBUSY)
+            ;
+        if (reading >= 0)
+            close(reading);
+        handle->upper = true;
     }
     pthread_mutex_unlock(&lock);
 }

@@ -21,6 +21,7 @@ struct layer {
     bool whiteout_files;
     uint64_t device;
     uint64_t space;
+    uint8_t uuid[LAYERS_UUID];
 };
 
 static struct layer *layers;
@@ -28,7 +29,8 @@ static int layer_count;
 static int upper_position = -1;
 static bool owners_known;
 
-int layers_set(int position, int root, bool whiteout_files, uint64_t device, uint64_t space)
+int layers_set(int position, int root, bool whiteout_files, uint64_t device, uint64_t space,
+               const uint8_t *uuid)
 {
     if (position >= layer_count) {
         struct layer *larger = realloc(layers, (size_t)(position + 1) * sizeof(*layers));
@@ -37,8 +39,14 @@ int layers_set(int position, int root, bool whiteout_files, uint64_t device, uin
         layers = larger;
         layer_count = position + 1;
     }
-    layers[position] = (struct layer){root, whiteout_files, device, space};
+    layers[position] = (struct layer){root, whiteout_files, device, space, {0}};
+    memcpy(layers[position].uuid, uuid, LAYERS_UUID);
     return 0;
+}
+
+void layers_uuid(int layer, uint8_t *uuid)
+{
+    memcpy(uuid, layers[layer].uuid, LAYERS_UUID);
 }
 
 void layers_set_upper(int position)
@@ -310,8 +318,9 @@ bool layers_has_marks(int layer, int directory_fd, const char *name, bool is_dir
 
 static bool has_content_elsewhere(int fd)
 {
-    return fgetxattr(fd, "trusted.overlay.metacopy", NULL, 0) >= 0
-           || fgetxattr(fd, "user.overlay.metacopy", NULL, 0) >= 0;
+    return flistxattr(fd, NULL, 0) > 0
+           && (fgetxattr(fd, "trusted.overlay.metacopy", NULL, 0) >= 0
+               || fgetxattr(fd, "user.overlay.metacopy", NULL, 0) >= 0);
 }
 
 bool layers_is(int layer, int fd, uint64_t number)

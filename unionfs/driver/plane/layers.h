@@ -11,12 +11,18 @@
 
 #include "table.h"
 
+enum { LAYERS_UUID = 16 };
+
 /*
  * The layer at POSITION: a descriptor of its ROOT that stays the caller's; whether names beginning
  * ".wh." are whiteouts in it; the number of the filesystem whose inodes are numbered by SPACE in
- * the bits from the 48th on. Returns 0, or -1 with errno.
+ * the bits from the 48th on; and the UUID of that. Returns 0, or -1 with errno.
  */
-int layers_set(int position, int root, bool whiteout_files, uint64_t device, uint64_t space);
+int layers_set(int position, int root, bool whiteout_files, uint64_t device, uint64_t space,
+               const uint8_t *uuid);
+
+/* The UUID of the filesystem of LAYER. */
+void layers_uuid(int layer, uint8_t *uuid);
 
 /* Whether all owners have a number in our user namespace, so that what stat(2) says is so. */
 void layers_know_owners(bool all);

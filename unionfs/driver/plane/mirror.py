@@ -10,12 +10,13 @@ from typing import Final
 
 from unionfs import syscalls
 from unionfs.driver.plane import _plane
-from unionfs.layers import places
+from unionfs.layers import markers, places
 from unionfs.layers.base import Layer
 from unionfs.layers.directory import DirectoryLayer
 from unionfs.mirror import Adopted, Whereabouts
 from unionfs.model import Attributes, Entry, PackedAttributes
 from unionfs.nodes import INODE_BITS, Node
+from unionfs.upper import Upper
 
 # struct fuse_attr of include/uapi/linux/fuse.h.
 _ATTRIBUTES: Final = struct.Struct("=QQQQQQIIIIIIIIII")
@@ -35,8 +36,14 @@ class PlaneMirror:
         if isinstance(layer, DirectoryLayer) and space is not None:
             device = layer.lineage[0][0]
             root, files = layer.statfs(), layer.whiteout_files
-            _plane.layer(position, root, upper, files, device, space, self._owners_known)
+            uuid = layer.filesystem(layer.root())
+            _plane.layer(position, root, upper, files, device, space, self._owners_known, uuid)
             self._layers[position] = layer
+
+    def upper(self, upper: Upper) -> None:
+        """Let the plane copy up and make whiteouts, where we may do all that they need."""
+        if upper.prefix == markers.TRUSTED and not upper.metacopies and self._owners_known:
+            _plane.copies(upper.scratch, upper.prefix, upper.ordering)
 
     def fill(self, directory: Node) -> Sequence[tuple[bytes, int]] | None:
         """Tell of a directory all whose sources are directories of the host."""

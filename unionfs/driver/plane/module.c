@@ -6,6 +6,7 @@
 #include <fcntl.h>
 
 #include "changes.h"
+#include "copyup.h"
 #include "names.h"
 
 struct fuse_session;
@@ -118,11 +119,12 @@ static PyObject *offer(PyObject *module, PyObject *arguments)
 }
 
 PyDoc_STRVAR(layer_doc, "layer(position, root, upper, whiteout_files, device, space,\n"
-                        "owners_known)\n\n"
+                        "owners_known, uuid)\n\n"
                         "A layer that the plane may read itself, at descriptor ROOT. UPPER: it is\n"
                         "the upper, which the plane may change as well. WHITEOUT_FILES:\n"
                         "names beginning .wh. are whiteouts. Inodes of DEVICE are numbered by SPACE\n"
-                        "in the bits from the 48th on. OWNERS_KNOWN: all have a number here.\n"
+                        "in the bits from the 48th on, and UUID is that of their filesystem.\n"
+                        "OWNERS_KNOWN: all have a number here.\n"
                         "Raises OSError.");
 
 static PyObject *layer(PyObject *module, PyObject *arguments)
@@ -130,14 +132,37 @@ static PyObject *layer(PyObject *module, PyObject *arguments)
     (void)module;
     int position, root, upper, whiteout_files, owners_known;
     unsigned long long device, space;
-    if (!PyArg_ParseTuple(arguments, "iippKKp", &position, &root, &upper, &whiteout_files, &device,
-                          &space, &owners_known))
+    const char *uuid;
+    Py_ssize_t length;
+    if (!PyArg_ParseTuple(arguments, "iippKKpy#", &position, &root, &upper, &whiteout_files,
+                          &device, &space, &owners_known, &uuid, &length))
         return NULL;
+    if (length != LAYERS_UUID)
+        return PyErr_Format(PyExc_ValueError, "a UUID has %d bytes", LAYERS_UUID);
     layers_know_owners(owners_known);
     if (upper)
         layers_set_upper(position);
-    if (layers_set(position, root, whiteout_files, device, space) != 0)
+    if (layers_set(position, root, whiteout_files, device, space, (const uint8_t *)uuid) != 0)
         return PyErr_SetFromErrno(PyExc_OSError);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(copies_doc, "copies(scratch, prefix, ordering)\n\n"
+                         "Copies and whiteouts are made in the directory SCRATCH, a descriptor, with\n"
+                         "marks whose names begin with PREFIX. ORDERING: see unionfs.ordering.");
+
+static PyObject *copies(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    static char kept[32];
+    int scratch, ordering;
+    const char *prefix;
+    if (!PyArg_ParseTuple(arguments, "iyi", &scratch, &prefix, &ordering))
+        return NULL;
+    if (strlen(prefix) >= sizeof(kept))
+        return PyErr_Format(PyExc_ValueError, "the prefix is too long");
+    strcpy(kept, prefix);
+    copyup_configure(scratch, kept, (enum ordering)ordering);
     Py_RETURN_NONE;
 }
 
@@ -420,21 +445,21 @@ static void append_descriptor(int fd, bool writable, void *list)
 PyDoc_STRVAR(adopt_doc,
              "adopt(number)\n\n"
              "A plain node is Python's from now on. Answers the kernel's references to it, 0 if it\n"
-             "is not one; what is open for it: (descriptor, whether it is writable); and a descriptor\n"
-             "(O_PATH) of what has no name any more, else -1.");
+             "is not one; what is open for it: (descriptor, whether it is writable); a descriptor\n"
+             "(O_PATH) of what has no name any more, else -1; and the position of its layer.");
 
 static PyObject *adopt(PyObject *module, PyObject *argument)
 {
     (void)module;
-    int fd;
+    int fd, layer;
     unsigned long long number = PyLong_AsUnsignedLongLong(argument);
     if (PyErr_Occurred())
         return NULL;
     PyObject *list = PyList_New(0);
     if (list == NULL)
         return NULL;
-    unsigned long long references = names_adopt(number, append_descriptor, list, &fd);
-    return Py_BuildValue("KNi", references, list, fd);
+    unsigned long long references = names_adopt(number, append_descriptor, list, &fd, &layer);
+    return Py_BuildValue("KNii", references, list, fd, layer);
 }
 
 static PyMethodDef methods[] = {
@@ -442,6 +467,7 @@ static PyMethodDef methods[] = {
     {"start", start, METH_VARARGS, start_doc},
     {"offer", offer, METH_VARARGS, offer_doc},
     {"layer", layer, METH_VARARGS, layer_doc},
+    {"copies", copies, METH_VARARGS, copies_doc},
     {"fill", fill, METH_VARARGS, fill_doc},
     {"put", put, METH_VARARGS, put_doc},
     {"remove", remove_name, METH_VARARGS, remove_doc},

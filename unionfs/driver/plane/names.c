@@ -9,6 +9,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include "copyup.h"
 #include "names.h"
 
 /* Bytes of a file that are given to the kernel with the reply that opens it. */
@@ -263,10 +264,11 @@ bool names_where(uint64_t number, struct whereabouts *found)
     return layers != NULL;
 }
 
-uint64_t names_adopt(uint64_t number, handles_taker *take, void *data, int *fd)
+uint64_t names_adopt(uint64_t number, handles_taker *take, void *data, int *fd, int *layer)
 {
     uint64_t references = 0;
     *fd = -1;
+    *layer = layers_upper();
     pthread_mutex_lock(&table_lock);
     struct node *node = whole_node(number);
     if (node == NULL || node->pinned)
@@ -283,6 +285,7 @@ uint64_t names_adopt(uint64_t number, handles_taker *take, void *data, int *fd)
     } else {
         references = node->references;
         *fd = node->fd;
+        *layer = node->upper ? layers_upper() : node->layer;
         node->fd = -1;
         handles_give(number, take, data);
         table_drop(node);
@@ -363,35 +366,11 @@ static enum verdict get_attributes(const struct request *request)
     return error == 0 ? answer_with(request, &out, sizeof(out)) : FORWARD;
 }
 
-/* A plain node's place in its layer: copies, to be used without the lock. */
-struct place {
-    struct source source;
-    char name[NAME_MAX + 1];
-};
-
-static bool find_place(uint64_t number, mode_t type, struct place *place)
-{
-    bool found = false;
-    pthread_mutex_lock(&table_lock);
-    struct node *node = table_find(number);
-    if (node != NULL && !node->pinned && !node->upper && node->child != NULL
-        && (type == 0 || (node->attributes.mode & S_IFMT) == type)) {
-        const struct child *child = node->child;
-        place->source = child->directory->sources[child->source];
-        place->source.path = strdup(place->source.path);
-        memcpy(place->name, child->name, child->length);
-        place->name[child->length] = '\0';
-        found = place->source.path != NULL;
-    }
-    pthread_mutex_unlock(&table_lock);
-    return found;
-}
-
 /* A descriptor (O_PATH) of a plain node; -1 if Python has to answer. */
 static int open_plain(uint64_t number)
 {
     struct place place;
-    if (!find_place(number, 0, &place))
+    if (!tree_find_place(number, 0, &place))
         return tree_open_upper(number, O_PATH);
     int above = layers_directory(&place.source);
     free(place.source.path);
@@ -419,10 +398,21 @@ static size_t read_first(uint64_t number, int fd, struct scratch *scratch)
 static int open_lower(uint64_t number)
 {
     struct place place;
-    if (!find_place(number, S_IFREG, &place))
+    if (!tree_find_place(number, S_IFREG, &place))
         return -1;
     int fd = layers_open(&place.source, place.name, number);
     free(place.source.path);
+    return fd;
+}
+
+/* A descriptor, opened with FLAGS, of what lower file NUMBER is copied up to; -1 as copyup_file. */
+static int open_copy(uint64_t number, int flags)
+{
+    int copy = copyup_file(number, flags & O_TRUNC ? 0 : -1);
+    if (copy < 0)
+        return -1;
+    int fd = tree_open_upper(number, flags);
+    close(copy);
     return fd;
 }
 
@@ -441,6 +431,8 @@ static enum verdict open_file(const struct request *request, struct scratch *scr
     bool upper = fd < 0;
     if (upper)
         fd = tree_open_upper(number, flags);
+    if (fd < 0 && !reads)
+        fd = open_copy(number, flags);
     if (fd < 0)
         return FORWARD;
     struct open_reply reply = {.fh = (uint64_t)fd, .open_flags = FOPEN_KEEP_CACHE};

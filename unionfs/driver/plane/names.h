@@ -101,9 +101,9 @@ bool names_forget(uint64_t number, uint64_t count);
 /*
  * Plain node NUMBER is Python's from now on. Answers the kernel's references to it, 0 if there is
  * none. TAKE gets each descriptor that is open for it, which is Python's as well. *FD is one (O_PATH)
- * for a node that has no name any more, and Python's to close; -1 for others.
+ * for a node of layer *LAYER that has no name any more, and Python's to close; -1 for others.
  */
-uint64_t names_adopt(uint64_t number, handles_taker *take, void *data, int *fd);
+uint64_t names_adopt(uint64_t number, handles_taker *take, void *data, int *fd, int *layer);
 
 /* What names there are in a directory that Python knows has changed. */
 struct change {

@@ -89,6 +89,12 @@ typedef void handles_taker(int fd, bool writable, void *data);
 void handles_give(uint64_t node, handles_taker *take, void *data);
 
 /*
+ * Handles of the plane's own on NODE are of the file that DESCRIPTOR is open for from now on, and
+ * read that.
+ */
+void handles_rebind(uint64_t node, int descriptor);
+
+/*
  * Whether what is written to the file of handle FD is there at once: not so what a map of it wrote,
  * which the kernel keeps until it is synced, unless the file is passed through.
  */

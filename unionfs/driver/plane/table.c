@@ -336,6 +336,7 @@ struct child *table_move_child(struct child *child, struct directory *directory,
     moved->type = child->type;
     moved->source = child->source;
     moved->fresh = child->fresh;
+    moved->copied = child->copied;
     moved->node = child->node;
     child->node = NULL;
     if (moved->node != NULL)

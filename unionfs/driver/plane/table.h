@@ -46,6 +46,7 @@ struct child {
     uint8_t gone;       /* it is not there any more, and stays for readers to find their place */
     uint8_t closed;     /* a directory that merges with nothing further down */
     uint8_t below;      /* the upper has it, and layers below have something, too */
+    uint8_t copied;     /* it was copied up here, and has marks that tell of it */
     uint8_t fresh;      /* it was made here, so that no mark can be on it */
     uint8_t told;       /* Python was asked for it */
     uint8_t claimed;    /* it is being removed or moved */
@@ -74,6 +75,7 @@ struct directory {
     bool partial;   /* those names alone are known */
     bool left;       /* to Python: there was no memory for a name, or it has a rule for each */
     bool upper;      /* the upper has it */
+    bool impure;     /* it has the mark */
     int upper_fd;    /* O_PATH, -1 if it is not at hand */
     size_t keeping;  /* one more than its place among those whose sources are at hand; 0 for none */
     size_t source_count;
@@ -83,6 +85,7 @@ struct directory {
 struct node {
     struct node *next; /* in the same bucket */
     uint64_t number;
+    uint64_t inode;      /* the number that its inode in the upper would have; not of directories */
     uint64_t references; /* of the kernel */
     uint64_t above;      /* number of the directory that a directory is in */
     struct child *child; /* its name; NULL for the root, and once it was removed */
@@ -94,6 +97,7 @@ struct node {
     bool upper;    /* the upper has it, so that the attributes are asked for there */
     bool stored;   /* the kernel was given the content */
     int fd;        /* O_PATH, of what has no name any more; else -1 */
+    int layer;     /* which that is in */
 };
 
 /* How many directories have a descriptor in the upper. */

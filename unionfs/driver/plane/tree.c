@@ -372,6 +372,41 @@ bool tree_ask(struct directory *directory, const char *name, size_t length, int 
 
 /* Plain nodes */
 
+bool tree_find_place(uint64_t number, mode_t type, struct place *place)
+{
+    bool found = false;
+    pthread_mutex_lock(&table_lock);
+    struct node *node = table_find(number);
+    if (node != NULL && !node->pinned && !node->upper && node->child != NULL
+        && (type == 0 || (node->attributes.mode & S_IFMT) == type)) {
+        const struct child *child = node->child;
+        place->source = child->directory->sources[child->source];
+        place->source.path = strdup(place->source.path);
+        memcpy(place->name, child->name, child->length);
+        place->name[child->length] = '\0';
+        found = place->source.path != NULL;
+    }
+    pthread_mutex_unlock(&table_lock);
+    return found;
+}
+
+bool tree_claim(struct child *child, struct claim *claim)
+{
+    *claim = (struct claim){child, child->directory, tree_upper(child->directory)};
+    if (claim->above < 0)
+        return false;
+    child->claimed = 1;
+    child->directory->busy++;
+    return true;
+}
+
+void tree_settle(struct claim *claim)
+{
+    claim->child->claimed = 0;
+    table_rest(claim->directory);
+    pthread_cond_broadcast(&table_settled);
+}
+
 /* Whether what CHILD consists of is what layers have under one name, without further rules. */
 static bool is_unmarked(const struct child *child, int *fds)
 {
@@ -437,6 +472,7 @@ static struct node *add_plain(struct child *child, uint64_t number,
     child->number = number;
     node->is_directory = child->type == DT_DIR;
     node->upper = child->source == IN_UPPER;
+    node->inode = number;
     node->attributes = *attributes;
     node->above = child->directory->node == NULL ? 0 : child->directory->node->number;
     node->child = child;
@@ -528,7 +564,7 @@ int tree_attributes(uint64_t number, struct fuse_attr *attributes)
     result = layers_stat(layers_upper(), fd, name, type, &found, attributes) < 0 ? -1 : 0;
     pthread_mutex_lock(&table_lock);
     node = table_find(number);
-    if (node == NULL || (!node->is_directory && found != number))
+    if (node == NULL || (!node->is_directory && found != node->inode))
         result = -1;
     if (result == 0)
         adjust(node, node->child, attributes);
@@ -564,7 +600,9 @@ int tree_open_upper(uint64_t number, int flags)
     pthread_mutex_lock(&table_lock);
     node = table_find(number);
     /* A directory that merges has its number from below. */
-    if (fd >= 0 && (node == NULL || (!node->is_directory && !layers_is(layers_upper(), fd, number)))) {
+    if (fd >= 0
+        && (node == NULL
+            || (!node->is_directory && !layers_is(layers_upper(), fd, node->inode)))) {
         close(fd);
         fd = -1;
     }

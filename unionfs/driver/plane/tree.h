@@ -7,6 +7,8 @@
 #ifndef UNIONFS_TREE_H
 #define UNIONFS_TREE_H
 
+#include <limits.h>
+
 #include "layers.h"
 
 /* The directory NUMBER, if all names in it are known. */
@@ -49,6 +51,15 @@ int tree_layer(const struct directory *directory, size_t source);
  */
 #define TREE_DESCRIPTORS(directory) ((directory)->source_count + 1)
 
+/* Where a plain node of a lower layer is: copies, to be used without the lock. */
+struct place {
+    struct source source; /* its path is to be freed */
+    char name[NAME_MAX + 1];
+};
+
+/* Answers whether NUMBER is such a node, of TYPE (S_IFMT) if that is not 0. Called without the lock. */
+bool tree_find_place(uint64_t number, mode_t type, struct place *place);
+
 /* The upper's descriptor of DIRECTORY, which stays the directory's; -1 if it is not at hand. */
 int tree_upper(struct directory *directory);
 
@@ -69,6 +80,17 @@ int tree_attributes(uint64_t number, struct fuse_attr *attributes);
  * -1 if Python has to do that. Called without the lock.
  */
 int tree_open_upper(uint64_t number, int flags);
+
+/* A name that is claimed: nobody else changes what it is, or takes it over. */
+struct claim {
+    struct child *child;
+    struct directory *directory;
+    int above; /* the upper's descriptor of the directory */
+};
+
+/* Answers whether that can be: the directory has to be in the upper. */
+bool tree_claim(struct child *child, struct claim *claim);
+void tree_settle(struct claim *claim);
 
 /*
  * CHILD was made in the upper: the node of it, with its attributes. NULL if that can't be, so that

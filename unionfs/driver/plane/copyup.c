@@ -1,0 +1,351 @@
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "changes.h"
+#include "copyup.h"
+#include "plane.h"
+
+/* Bytes that are copied here: what takes longer Python does in a thread of its own. */
+enum { COPIED_MOST = 1 << 20 };
+
+pthread_mutex_t copyup_names_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static int scratch = -1;
+static const char *prefix;
+static enum ordering ordering;
+
+void copyup_configure(int directory, const char *names, enum ordering how)
+{
+    scratch = directory;
+    prefix = names;
+    ordering = how;
+}
+
+bool copyup_possible(void)
+{
+    return scratch >= 0;
+}
+
+/* A name in the scratch directory, which Python's names there, "#" and a number, differ from. */
+struct scratch_name {
+    char text[24];
+};
+
+static struct scratch_name new_name(void)
+{
+    static atomic_uint count;
+    struct scratch_name name;
+    snprintf(name.text, sizeof(name.text), "#p%x", atomic_fetch_add(&count, 1));
+    return name;
+}
+
+/* What is copied. */
+struct copying {
+    uint64_t number;
+    int layer;
+    int source; /* the lower file */
+    off_t size; /* of which so many bytes are wanted; -1 for all */
+    off_t whole; /* bytes that it is known to have */
+};
+
+/* Content */
+
+/* Whether all of the file, or what of it is wanted, can be copied as it is: without flags, or marks. */
+static bool is_simple(int fd, const struct stat *status, off_t size)
+{
+    int flags = 0;
+    if (!S_ISREG(status->st_mode) || status->st_nlink != 1 || size > COPIED_MOST
+        || flistxattr(fd, NULL, 0) != 0)
+        return false;
+    /* Holes are Python's. */
+    if (size > 0 && status->st_blocks * 512 < status->st_size)
+        return false;
+    return ioctl(fd, FS_IOC_GETFLAGS, &flags) != 0
+           || !(flags & (FS_SYNC_FL | FS_IMMUTABLE_FL | FS_APPEND_FL | FS_NOATIME_FL));
+}
+
+/* As copy_file_range(2), where that is not possible between the two. */
+static ssize_t copy_by_hand(int from, int to, off_t at, size_t size)
+{
+    char buffer[1 << 16];
+    ssize_t got = pread(from, buffer, size < sizeof(buffer) ? size : sizeof(buffer), at);
+    return got <= 0 ? got : pwrite(to, buffer, (size_t)got, at);
+}
+
+/* Between which layers and the upper the kernel can't copy: so much is not tried again. */
+enum { LAYERS_REMEMBERED = 512 };
+static atomic_bool no_clones[LAYERS_REMEMBERED], no_ranges[LAYERS_REMEMBERED];
+
+static bool is_able(const atomic_bool *unable, int layer)
+{
+    return layer >= LAYERS_REMEMBERED || !unable[layer];
+}
+
+static void note_unable(atomic_bool *unable, int layer)
+{
+    if (layer < LAYERS_REMEMBERED)
+        unable[layer] = true;
+}
+
+static bool share_blocks(const struct copying *copying, int to)
+{
+    if (!is_able(no_clones, copying->layer))
+        return false;
+    if (ioctl(to, FICLONE, copying->source) == 0)
+        return true;
+    note_unable(no_clones, copying->layer);
+    return false;
+}
+
+static bool copy_content(const struct copying *copying, int to, off_t size, off_t whole)
+{
+    if (size > 0 && share_blocks(copying, to))
+        return size == whole || ftruncate(to, size) == 0;
+    for (off_t at = 0; at < size;) {
+        off_t in = at, out = at;
+        bool by_kernel = is_able(no_ranges, copying->layer);
+        ssize_t done =
+            by_kernel ? copy_file_range(copying->source, &in, to, &out, (size_t)(size - at), 0)
+                      : copy_by_hand(copying->source, to, at, (size_t)(size - at));
+        if (done < 0 && by_kernel)
+            note_unable(no_ranges, copying->layer);
+        else if (done <= 0)
+            return false;
+        else
+            at += done;
+    }
+    return true;
+}
+
+/* Marks */
+
+static bool set_mark(int fd, const char *name, const void *value, size_t size)
+{
+    char mark[64];
+    snprintf(mark, sizeof(mark), "%s%s", prefix, name);
+    return fsetxattr(fd, mark, value, size, 0) == 0;
+}
+
+/* struct ovl_fb of fs/overlayfs/overlayfs.h, and a handle. */
+struct origin {
+    uint8_t version, magic, size, flags, type;
+    uint8_t uuid[LAYERS_UUID];
+    uint8_t handle[MAX_HANDLE_SZ];
+} __attribute__((packed));
+
+static bool set_origin(int target, int layer, int source)
+{
+    union {
+        struct file_handle handle;
+        char room[sizeof(struct file_handle) + MAX_HANDLE_SZ];
+    } found = {.handle.handle_bytes = MAX_HANDLE_SZ};
+    int mount;
+    if (name_to_handle_at(source, "", &found.handle, &mount, AT_EMPTY_PATH) != 0)
+        return errno == EOPNOTSUPP || errno == EOVERFLOW;
+    struct origin origin = {.magic = 0xfb, .type = (uint8_t)found.handle.handle_type};
+    origin.flags = __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__;
+    layers_uuid(layer, origin.uuid);
+    memcpy(origin.handle, found.handle.f_handle, found.handle.handle_bytes);
+    size_t size = offsetof(struct origin, handle) + found.handle.handle_bytes;
+    origin.size = (uint8_t)size;
+    return set_mark(target, "origin", &origin, size);
+}
+
+static bool set_number(int target, uint64_t number)
+{
+    char text[24];
+    int length = snprintf(text, sizeof(text), "%llu", (unsigned long long)number);
+    return set_mark(target, "unionmount.number", text, (size_t)length);
+}
+
+bool copyup_announce(struct directory *directory, int above)
+{
+    char path[sizeof("/proc/self/fd/") + 3 * sizeof(int)], mark[64];
+    if (directory->impure)
+        return true;
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", above);
+    snprintf(mark, sizeof(mark), "%simpure", prefix);
+    directory->impure = setxattr(path, mark, "y", 1, 0) == 0;
+    return directory->impure;
+}
+
+/* Copies */
+
+static bool settle(int fd)
+{
+    switch (ordering) {
+    case UNORDERED:
+        return true;
+    case WRITTEN:
+        return sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE
+                                             | SYNC_FILE_RANGE_WAIT_AFTER) == 0;
+    default:
+        return fsync(fd) == 0;
+    }
+}
+
+/*
+ * Make TARGET, which is empty and nobody's yet, the copy. In this order: a change of owner takes
+ * set-user-ID away; and what is written changes the time.
+ */
+static bool build(const struct copying *copying, int target)
+{
+    struct stat status;
+    if (fstat(copying->source, &status) != 0 || status.st_size != copying->whole)
+        return false; /* the layer has changed */
+    bool cut = copying->size >= 0 && copying->size < status.st_size;
+    off_t size = cut ? copying->size : status.st_size;
+    struct timespec times[2] = {status.st_atim, status.st_mtim};
+    if (cut)
+        times[1] = (struct timespec){.tv_nsec = UTIME_NOW};
+    return is_simple(copying->source, &status, size)
+           && copy_content(copying, target, size, status.st_size)
+           && fchown(target, status.st_uid, status.st_gid) == 0
+           && set_number(target, copying->number)
+           && set_origin(target, copying->layer, copying->source)
+           && fchmod(target, status.st_mode & 07777) == 0 && futimens(target, times) == 0
+           && (size == 0 || settle(target));
+}
+
+/* Give the copy its name; the directory's times stay, for nothing changed in the union. */
+static bool publish(const struct scratch_name *name, const struct claim *claim)
+{
+    struct stat before;
+    pthread_mutex_lock(&copyup_names_lock);
+    bool done = fstatat(claim->above, "", &before, AT_EMPTY_PATH) == 0
+                && copyup_announce(claim->directory, claim->above)
+                && renameat2(scratch, name->text, claim->above, claim->child->name,
+                             RENAME_NOREPLACE) == 0;
+    if (done) {
+        struct timespec times[2] = {before.st_atim, before.st_mtim};
+        /* What was to be done is done; its times are not worth failing for. */
+        (void)!utimensat(claim->above, ".", times, 0);
+    }
+    pthread_mutex_unlock(&copyup_names_lock);
+    return done;
+}
+
+/* The copy TARGET of CLAIM's name counts from now on. Answers whether it is as it should be. */
+static bool take_up(const struct claim *claim, int target)
+{
+    struct child *child = claim->child;
+    struct fuse_attr attributes;
+    uint64_t inode;
+    bool good = layers_stat(layers_upper(), claim->above, child->name, DT_REG, &inode,
+                            &attributes) == 0;
+    pthread_mutex_lock(&table_lock);
+    struct node *node = child->node;
+    child->source = IN_UPPER;
+    child->below = child->closed = child->copied = 1;
+    if (node == NULL || !good) {
+        child->kind = ASK; /* Python finds it there */
+    } else {
+        node->upper = true;
+        node->inode = inode;
+        node->attributes = attributes;
+        handles_rebind(node->number, target);
+    }
+    changes_note(claim->directory, child->name, child->length, true);
+    pthread_mutex_unlock(&table_lock);
+    return good;
+}
+
+/* Answers a descriptor of the copy, -1 if there is none. */
+static int copy(const struct copying *copying, const struct claim *claim)
+{
+    struct scratch_name name = new_name();
+    int target = openat(scratch, name.text, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (target < 0)
+        return -1;
+    bool published = build(copying, target) && publish(&name, claim);
+    if (published && take_up(claim, target))
+        return target;
+    if (!published)
+        unlinkat(scratch, name.text, 0);
+    close(target);
+    return -1;
+}
+
+/* Claim the name of a plain lower file, of WHOLE bytes, whose directory is in the upper. */
+static bool claim_file(uint64_t number, struct claim *claim, off_t *whole)
+{
+    pthread_mutex_lock(&table_lock);
+    struct node *node = table_find(number);
+    struct child *child = node == NULL || node->pinned || node->upper ? NULL : node->child;
+    bool mine = child != NULL && child->kind == PLAIN && child->type == DT_REG && !child->claimed
+                && tree_claim(child, claim);
+    if (mine)
+        *whole = (off_t)node->attributes.size;
+    pthread_mutex_unlock(&table_lock);
+    return mine;
+}
+
+int copyup_file(uint64_t number, off_t size)
+{
+    struct claim claim;
+    struct place place;
+    off_t whole;
+    if (!copyup_possible() || !tree_find_place(number, S_IFREG, &place))
+        return -1;
+    int target = -1;
+    if (claim_file(number, &claim, &whole)) {
+        struct copying copying = {number, place.source.layer,
+                                  layers_open(&place.source, place.name, number), size, whole};
+        if (copying.source >= 0) {
+            target = copy(&copying, &claim);
+            close(copying.source);
+        }
+        pthread_mutex_lock(&table_lock);
+        tree_settle(&claim);
+        pthread_mutex_unlock(&table_lock);
+    }
+    free(place.source.path);
+    return target;
+}
+
+/* Whiteouts */
+
+/* All are one inode, so that each costs a link. */
+static bool link_whiteout(int directory, const char *name)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static const char whiteout[] = "#w";
+    bool done = false;
+    pthread_mutex_lock(&lock);
+    for (int attempt = 0; !done && attempt < 2; attempt++) {
+        done = linkat(scratch, whiteout, directory, name, 0) == 0;
+        if (done || (errno != ENOENT && errno != EMLINK))
+            break;
+        if (errno == EMLINK)
+            unlinkat(scratch, whiteout, 0);
+        if (mknodat(scratch, whiteout, S_IFCHR, makedev(0, 0)) != 0)
+            break;
+    }
+    pthread_mutex_unlock(&lock);
+    return done;
+}
+
+bool copyup_hide(int above, const char *name, bool present)
+{
+    if (!present)
+        return link_whiteout(above, name);
+    struct scratch_name made = new_name();
+    if (!link_whiteout(scratch, made.text))
+        return false;
+    bool done = renameat(scratch, made.text, above, name) == 0;
+    if (!done)
+        unlinkat(scratch, made.text, 0);
+    return done;
+}
