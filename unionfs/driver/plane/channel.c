@@ -415,6 +415,7 @@ enum {
     LOOKS_IN_VAIN = 8,
     QUEUED_MOST = 4, /* requests in a row that were there already */
     LONG_NANOSECONDS = 300 * 1000,
+    LONG_BYTES = 1 << 16,
 };
 
 static atomic_flag led = ATOMIC_FLAG_INIT;
@@ -492,6 +493,17 @@ static void look(struct waiting *waiting)
         waiting->vain = 0;
 }
 
+/* Whether to answer it takes so long that others should not have to wait for that. */
+static bool takes_long(const char *bytes, size_t size)
+{
+    const struct fuse_in_header *header = (const struct fuse_in_header *)bytes;
+    const struct fuse_read_in *in = (const struct fuse_read_in *)(header + 1);
+    if (size < sizeof(*header) + sizeof(*in))
+        return false;
+    /* What they have in common is where the number of bytes is. */
+    return (header->opcode == FUSE_READ || header->opcode == FUSE_WRITE) && in->size >= LONG_BYTES;
+}
+
 /* As read(2), of the next request. */
 static ssize_t receive(char *bytes, struct waiting *waiting)
 {
@@ -503,7 +515,8 @@ static ssize_t receive(char *bytes, struct waiting *waiting)
         else
             stand_by();
     }
-    if (waiting->leads && waiting->queued++ >= QUEUED_MOST)
+    if (waiting->leads
+        && (waiting->queued++ >= QUEUED_MOST || (size > 0 && takes_long(bytes, (size_t)size))))
         resign(waiting);
     if (waiting->leads)
         leader_busy_since = now();
