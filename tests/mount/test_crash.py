@@ -18,6 +18,7 @@ import pytest
 
 from tests.mount.crash_cases import CASES
 from tests.mount.crashes import Crashes, Progress
+from tests.support import driver
 from tests.support.filesystems import FileSystems
 from tests.support.injector import Call
 from tests.support.launcher import Launcher
@@ -26,11 +27,18 @@ _CALLS = 3  # of each operation, times --campaign
 _DEAD = (errno.ENOTCONN, errno.ECONNABORTED)
 
 
+def counts(call: Call) -> bool:
+    """Whether a call comes in its place each time: the data plane has threads, which look for what
+    they change at the same time.
+    """
+    return call.changes or call.name == "fstatfs" or driver.chosen != "native"
+
+
 def recorded(crashes: Crashes) -> list[Call]:
     """The calls that the operation takes."""
     calls: list[Call] = []
     crashes.begin()
-    crashes.run(lambda _, call: calls.append(call), Progress())
+    crashes.run(lambda _, call: calls.append(call) if counts(call) else None, Progress())
     return calls[: [call.name for call in calls].index("fstatfs")]
 
 
@@ -39,6 +47,8 @@ def kill_before(crashes: Crashes, calls: list[Call], number: int) -> None:
     came: list[str] = []
 
     def kill(daemon: int, call: Call) -> None:
+        if not counts(call):
+            return
         came.append(call.name)
         if len(came) > number:
             os.kill(daemon, signal.SIGKILL)
@@ -60,7 +70,6 @@ def chosen(calls: list[Call], count: int, seed: str) -> list[int]:
     return sorted(order, key=lambda number: not calls[number].changes)[:count]
 
 
-@pytest.mark.needs_stock
 @pytest.mark.parametrize("name", CASES)
 def test_what_was_or_what_was_to_be(
     launcher: Launcher,

@@ -28,7 +28,8 @@ _LEFT_OUT = frozenset(
     (
         *("brk", "clone3", "futex", "gettid", "madvise", "mmap", "mprotect", "munmap", "prctl"),
         *("rseq", "rt_sigaction", "rt_sigprocmask", "sched_yield", "set_robust_list"),
-        *("close", "epoll_ctl", "epoll_wait", "read", "recvfrom", "restart_syscall", "sendto"),
+        *("close", "epoll_ctl", "epoll_wait", "poll", "read", "recvfrom", "restart_syscall"),
+        *("sendto", "write"),
     )
 )
 _CHANGING = frozenset(
@@ -38,7 +39,8 @@ _CHANGING = frozenset(
         *("unlinkat", "fchmodat", "fchmodat2", "452", "chmod", "chown", "fchmod", "fchown"),
         *("fchownat", "lchown"),
         *("fremovexattr", "fsetxattr", "lremovexattr", "lsetxattr", "removexattr", "setxattr"),
-        *("copy_file_range", "fdatasync", "fsync", "ftruncate", "pwrite64", "utimensat"),
+        *("copy_file_range", "fdatasync", "fsync", "ftruncate", "pwrite64", "sync_file_range"),
+        "utimensat",
     )
 )
 
