@@ -1,0 +1,95 @@
+"""How many system calls of the daemon an operation costs, on ext4; see docs/performance.md.
+
+Left out are those that take and answer requests, wait, wake, get memory or close.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.support import driver, linux
+from tests.support.filesystems import FileSystems
+from tests.support.mounts import COMMAND, Mounts, UnionMount
+
+_LEFT_OUT = frozenset(
+    (
+        *("close", "epoll_create1", "epoll_ctl", "epoll_wait", "fcntl", "mmap", "poll"),
+        *("read", "write", "writev"),
+    )
+)
+_CALL = re.compile(r"^\d+ +(\w+)\(", re.MULTILINE)
+_BETWEEN = "fstatfs"  # each comes before an operation, and after it
+
+
+def _write(path: Path, flags: int) -> None:
+    with linux.opened(path, os.O_WRONLY | flags) as descriptor:
+        os.write(descriptor, b"new")
+
+
+_Act = Callable[[Path], object]
+
+# In a directory that the upper has, of names that were looked at; with pyfuse3, and the plane.
+_COSTS: dict[str, tuple[_Act, int, int]] = {
+    "stat": (lambda root: (root / "d/stat").stat(), 0, 0),
+    "first look at a name": (lambda root: (root / "e/file").stat(), 10, 6),
+    "second look at the same directory": (lambda root: (root / "e/other").stat(), 1, 2),
+    "listing": (lambda root: os.listdir(root / "d"), 4, 1),
+    "the same again": (lambda root: os.listdir(root / "d"), 4, 0),
+    "reading": (lambda root: (root / "d/read").read_bytes(), 4, 4),
+    "chmod": (lambda root: (root / "d/chmod").chmod(0o600), 25, 21),
+    "chmod of an upper file": (lambda root: (root / "d/chmod").chmod(0o644), 2, 4),
+    "first write": (lambda root: _write(root / "d/write", 0), 27, 26),
+    "truncation": (lambda root: _write(root / "d/truncate", os.O_TRUNC), 23, 27),
+    "rename": (lambda root: os.rename(root / "d/rename", root / "d/renamed"), 25, 20),
+    "unlink": (lambda root: (root / "d/unlink").unlink(), 4, 6),
+    "unlink of a copy": (lambda root: (root / "d/chmod").unlink(), 5, 4),
+    "create": (lambda root: _write(root / "d/new", os.O_CREAT), 6, 8),
+    "append": (lambda root: _write(root / "d/new", os.O_APPEND), 4, 5),
+    "mkdir": (lambda root: (root / "d/made").mkdir(), 3, 2),
+    "rename of an upper file": (lambda root: os.rename(root / "d/new", root / "d/newer"), 3, 2),
+    "unlink of an upper file": (lambda root: (root / "d/newer").unlink(), 4, 3),
+    "link": (lambda root: os.link(root / "d/write", root / "d/linked"), 3, 19),
+}
+
+
+def test_system_calls_of_common_operations(
+    union: Mounts[UnionMount], filesystems: FileSystems, tmp_path: Path
+) -> None:
+    place, said = filesystems.image("ext4", 32), tmp_path / "calls"
+    layer, upper = place / "layer", place / "upper"
+    (layer / "d").mkdir(parents=True)
+    (layer / "e").mkdir()
+    upper.mkdir()
+    names = ("stat", "read", "chmod", "write", "truncate", "rename", "unlink", "first")
+    for path in (*(layer / "d" / name for name in names), layer / "e/file", layer / "e/other"):
+        path.write_text("content")
+    strace = ("strace", "-f", "-qq", "-e", "trace=%file,%desc", "-o", str(said))
+    mount = union(layer, upper=upper, work=place / "work", command=(*strace, *COMMAND))
+    _write(mount / "d/first", 0)
+    os.listdir(mount / "d")
+    for name in names:
+        (mount / "d" / name).stat()
+    os.statvfs(mount.path)
+    for act, _, _ in _COSTS.values():
+        act(mount.path)
+        os.statvfs(mount.path)
+    mount.unmount()
+    segments = _segments(said.read_text())
+    costs = segments[-len(_COSTS) - 1 : -1]
+    measured = {name: cost.total() for name, cost in zip(_COSTS, costs, strict=True)}
+    native = driver.chosen == "native"
+    expected = {name: plane if native else stock for name, (_, stock, plane) in _COSTS.items()}
+    assert measured == expected, costs
+
+
+def _segments(said: str) -> list[Counter[str]]:
+    """The calls before, between and after those that stand between operations."""
+    found: list[Counter[str]] = [Counter()]
+    for name in _CALL.findall(said):
+        if name == _BETWEEN:
+            found.append(Counter())
+        elif name not in _LEFT_OUT:
+            found[-1][name] += 1
+    return found
