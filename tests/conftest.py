@@ -9,11 +9,13 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
 
 from tests.support import driver, linux
 from tests.support.filesystems import FileSystems
 from tests.support.launcher import Launcher
 from tests.support.mounts import KernelMount, Mount, Mounts, UnionMount
+from tests.support.scheduling import Scheduling
 
 _BASE = pytest.StashKey[Path]()
 _RECORDS = Path("/run/unionmount")
@@ -65,6 +67,12 @@ def pytest_configure(config: pytest.Config) -> None:
         base.chmod(0o711)
         config.stash[_BASE] = base
         config.option.basetemp = base / "tests"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
+    """Who gives the processes of pytest-xdist their tests."""
+    return Scheduling(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

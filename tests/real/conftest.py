@@ -19,17 +19,7 @@ from tests.real.root import APT_INSTALL, run
 from tests.support.launcher import Launcher
 from tests.support.mounts import KernelMount, Mount, Mounts, UnionMount
 
-_HERE = Path(__file__).parent
 OPTIONS = ("dev", "suid")
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give one worker all tests with one expensive thing: what was installed, or a module's."""
-    for item in items:
-        if isinstance(item, pytest.Function) and _HERE in item.path.parents:
-            group = "installed" if "installed" in item.fixturenames else item.path.name
-            item.add_marker(pytest.mark.xdist_group(group))
 
 
 class MountAbove(Protocol):
