@@ -16,7 +16,7 @@ _INSTALLED: Final = frozenset(
 )
 
 
-class Scheduling(LoadScopeScheduling):  # type: ignore[misc] - it has no types
+class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
     """Gives one process all tests of a file in tests/real, or of those with what was installed."""
 
     def _split_scope(self, nodeid: str) -> str:
