@@ -11,6 +11,8 @@ _MARKERS = {
     "needs_native": "what the union does with its data plane only; overlayfs proves the test",
     "needs_stock": "what the union answers without its data plane",
 }
+# What they ask does not depend on who answers requests.
+_OF_NO_DRIVER = frozenset(("test_command_line.py", "test_ordering.py"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -21,22 +23,24 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what the union cannot do with the driver that it is tested with.
 
-    What only the kernel's overlayfs is asked does not depend on the driver: it is asked with stock.
+    What does not depend on the driver is asked with stock: what only the kernel's overlayfs is
+    asked, too.
     """
     native = config.getoption("driver") == "native"
     out = "needs_stock" if native else "needs_native"
     left_out = [
         item
         for item in items
-        if (native if _asks_the_kernel(item) else item.get_closest_marker(out))
+        if (native if _is_of_no_driver(item) else item.get_closest_marker(out))
     ]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
 
-def _asks_the_kernel(item: pytest.Item) -> bool:
+def _is_of_no_driver(item: pytest.Item) -> bool:
     assert isinstance(item, pytest.Function)
-    return hasattr(item, "callspec") and item.callspec.params.get("both") == "kernel"
+    asks_the_kernel = hasattr(item, "callspec") and item.callspec.params.get("both") == "kernel"
+    return asks_the_kernel or item.path.name in _OF_NO_DRIVER
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ _Act = Callable[[Path], object]
 _COSTS: dict[str, tuple[_Act, int, int]] = {
     "stat": (lambda root: (root / "d/stat").stat(), 0, 0),
     "first look at a name": (lambda root: (root / "e/file").stat(), 10, 6),
+    "first look at a file of holes": (lambda root: (root / "e/holes").stat(), 2, 3),
     "second look at the same directory": (lambda root: (root / "e/other").stat(), 1, 2),
     "listing": (lambda root: os.listdir(root / "d"), 4, 1),
     "the same again": (lambda root: os.listdir(root / "d"), 4, 0),
@@ -65,6 +66,8 @@ def test_system_calls_of_common_operations(
     names = ("stat", "read", "chmod", "write", "truncate", "rename", "unlink", "first")
     for path in (*(layer / "d" / name for name in names), layer / "e/file", layer / "e/other"):
         path.write_text("content")
+    with linux.opened(layer / "e/holes", os.O_CREAT | os.O_WRONLY) as descriptor:
+        os.truncate(descriptor, 1 << 20)
     strace = ("strace", "-f", "-qq", "-e", "trace=%file,%desc", "-o", str(said))
     mount = union(layer, upper=upper, work=place / "work", command=(*strace, *COMMAND))
     _write(mount / "d/first", 0)

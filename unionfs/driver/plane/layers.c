@@ -237,14 +237,17 @@ static uint64_t number_of(const struct layer *layer, uint64_t device, uint64_t i
     return number;
 }
 
-static bool is_plain(const struct stat *status, uint8_t type, bool upper)
+static bool is_plain(const struct stat *status, uint8_t type)
 {
     if (IFTODT(status->st_mode) != type || (type != DT_DIR && status->st_nlink != 1))
         return false;
-    if (!owners_known && (status->st_uid == OVERFLOW_ID || status->st_gid == OVERFLOW_ID))
-        return false;
-    /* A file of holes, or a metacopy, whose blocks are elsewhere; in the upper its mark tells. */
-    return upper || !(S_ISREG(status->st_mode) && status->st_blocks == 0 && status->st_size > 0);
+    return owners_known || (status->st_uid != OVERFLOW_ID && status->st_gid != OVERFLOW_ID);
+}
+
+/* Whether it is a file of holes, or a metacopy, whose blocks are elsewhere. */
+static bool has_no_blocks(const struct stat *status)
+{
+    return S_ISREG(status->st_mode) && status->st_blocks == 0 && status->st_size > 0;
 }
 
 /* The kernel's new_encode_dev. */
@@ -278,7 +281,11 @@ int layers_stat(int layer, int directory_fd, const char *name, uint8_t type,
         .rdev = wire_device(status.st_rdev),
         .blksize = (uint32_t)status.st_blksize,
     };
-    return *number != 0 && is_plain(&status, type, layer == upper_position) ? 0 : 1;
+    if (*number == 0 || !is_plain(&status, type))
+        return 1;
+    /* In the upper the marks are looked at in any case. */
+    return layer != upper_position && has_no_blocks(&status)
+                   && layers_has_marks(layer, directory_fd, name, false);
 }
 
 /* Marks */
