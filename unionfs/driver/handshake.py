@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from typing import Final
+from typing import Final, NamedTuple
 
 import pyfuse3
 import trio
@@ -30,6 +30,8 @@ _DONT_MASK: Final = 1 << 6
 """The umask is ours to apply: only so does a default ACL come before it (acl(5))."""
 _CACHE_SYMLINKS: Final = 1 << 23
 """The kernel may remember where a link leads. In a root with /lib a link, each path asks."""
+_NO_OPENDIR_SUPPORT: Final = 1 << 24
+"""The kernel opens directories by itself once it was told that nobody else does (Linux 5.1)."""
 _HANDLE_KILLPRIV_V2: Final = 1 << 28
 """Set-user-ID is ours to take away when the kernel says so, by a SETATTR that changes nothing. For
 that it remembers which files have no capabilities; else it asks before each write."""
@@ -39,6 +41,13 @@ _DIRECT_IO_ALLOW_MMAP: Final = 1 << 4
 """Of the second word: files that are neither cached nor passed through can be mapped too."""
 _PASSTHROUGH: Final = 1 << 5
 """Of the second word: the kernel reads and writes files itself that we name to it."""
+
+
+class Agreed(NamedTuple):
+    """What the kernel offers. passthrough: also that it was asked for."""
+
+    passthrough: bool
+    opens_directories: bool
 
 
 def fuse_descriptors() -> set[int]:
@@ -54,11 +63,10 @@ def fuse_descriptors() -> set[int]:
     return found
 
 
-def negotiate(descriptor: int, *, passthrough: bool) -> bool:
+def negotiate(descriptor: int, *, passthrough: bool) -> Agreed:
     """Exchange INIT on *descriptor*, which ``pyfuse3.init`` has mounted.
 
-    passthrough: whether to ask for it. Answers whether the kernel offers it too.
-    Raises OSError if the mount is gone already.
+    passthrough: whether to ask for it. Raises OSError if the mount is gone already.
     """
     kernel = os.dup(descriptor)
     ours, libfuse = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -78,7 +86,7 @@ def negotiate(descriptor: int, *, passthrough: bool) -> bool:
                 # Files below lie on a filesystem that is stacked on none.
                 _add(reply, _STACK_DEPTH_OFFSET, 1)
             os.write(kernel, reply)
-            return passes
+            return Agreed(passes, bool(offered & _NO_OPENDIR_SUPPORT))
         finally:
             os.dup2(kernel, descriptor, inheritable=False)
             os.close(kernel)

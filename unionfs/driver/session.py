@@ -244,15 +244,16 @@ def _mounted(plan: Plan, operations: UnionOperations, mirror: PlaneMirror | None
         native = _may_be_native(plan) and plane.usable()
         if plan.options.driver is Driver.NATIVE and not native:
             raise UnionError("-o driver=native is not possible here: the extension was not built")
-        passthrough = handshake.negotiate(
+        agreed = handshake.negotiate(
             descriptor, passthrough=native and syscalls.may_use_trusted_attributes()
         )
+        native = native and agreed.opens_directories
         mounts.set_readahead(plan.point, _READAHEAD)
         if native:
             plane.start(
                 descriptor,
                 writable=plan.upper is not None,
-                passthrough=passthrough,
+                passthrough=agreed.passthrough,
                 sync="volatile" not in plan.options.flags,
                 debug="debug" in plan.options.flags,
             )

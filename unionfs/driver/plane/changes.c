@@ -469,11 +469,10 @@ static bool rename_claimed(struct move *move)
     bool replaces = move->replaced.child != NULL;
     /* Over a whiteout it fails. */
     unsigned flags = (replaces ? 0 : RENAME_NOREPLACE) | (is_covering(source) ? RENAME_WHITEOUT : 0);
-    if (source->copied && move->target != move->source.directory
-        && !copyup_announce(move->target, move->target_fd))
-        return false;
+    bool arrives = source->copied && move->target != move->source.directory;
     pthread_mutex_lock(&copyup_names_lock);
-    bool done = (!replaces || keep(&move->replaced))
+    bool done = (!arrives || copyup_announce(move->target, move->target_fd))
+                && (!replaces || keep(&move->replaced))
                 && renameat2(move->source.above, source->name, move->target_fd, move->name, flags) == 0;
     pthread_mutex_unlock(&copyup_names_lock);
     return done;

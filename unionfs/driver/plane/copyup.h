@@ -32,7 +32,10 @@ int copyup_file(uint64_t number, off_t size);
  */
 bool copyup_hide(int above, const char *name, bool present);
 
-/* Before an entry with an inode number from below comes into DIRECTORY. Answers whether it may. */
+/*
+ * Before an entry with an inode number from below comes into DIRECTORY. Answers whether it may. Under
+ * copyup_names_lock.
+ */
 bool copyup_announce(struct directory *directory, int above);
 
 /*
