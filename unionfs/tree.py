@@ -113,7 +113,9 @@ class Tree:
         asked = self._mirror.fill(node)
         if asked is None:
             return False
-        self._tell_all(node, asked)
+        # What is known here is ours to answer for, also where it looks plain by now.
+        known = [name for name, child in (node.children or {}).items() if isinstance(child, Node)]
+        self._tell_all(node, [*asked, *((name, self._upper_position) for name in known)])
         return True
 
     def told_unknown(self, node: Node) -> bool:

@@ -270,3 +270,19 @@ def test_one_inode_in_two_layers(union: Mounts[UnionMount]) -> None:
             linux.drop_caches(pages=False)
             assert os.listdir(held) == ["b"], when
             assert (mount / "e" / "b").read_text() == "content", when
+
+
+def test_a_name_that_the_kernel_forgot_while_the_file_is_open(both: Mounts[Mount]) -> None:
+    """Whoever knows the file by its open descriptor has to learn of what happens to the name."""
+    mount = both({"one": {}, "two": {}})
+    with linux.opened(mount / "one/file", os.O_CREAT | os.O_RDWR) as descriptor:
+        os.link(mount / "one/file", mount / "two/file")
+        (mount / "one/file").unlink()
+        mount.drop_caches()
+        os.rename(mount / "two/file", mount / "two/renamed")
+        os.link(mount / "two/renamed", mount / "two/linked")
+        os.write(descriptor, b"written")
+        assert os.fstat(descriptor).st_nlink == 2
+    for when in three_times(mount):
+        assert sorted(os.listdir(mount / "two")) == ["linked", "renamed"], when
+        assert (mount / "two/linked").read_text() == "written", when

@@ -20,6 +20,8 @@ _LEFT_OUT = frozenset(
     )
 )
 _CALL = re.compile(r"^\d+ +(\w+)\(", re.MULTILINE)
+# Another test may have had the kernel drop its caches, ours too.
+_ATTEMPTS = 5
 _BETWEEN = "fstatfs"  # each comes before an operation, and after it
 
 
@@ -58,7 +60,17 @@ _COSTS: dict[str, tuple[_Act, int, int]] = {
 def test_system_calls_of_common_operations(
     union: Mounts[UnionMount], filesystems: FileSystems, tmp_path: Path
 ) -> None:
-    place, said = filesystems.image("ext4", 32), tmp_path / "calls"
+    native = driver.chosen == "native"
+    expected = {name: plane if native else stock for name, (_, stock, plane) in _COSTS.items()}
+    for attempt in range(_ATTEMPTS):
+        costs = _measured(union, filesystems.image("ext4", 32), tmp_path / f"calls{attempt}")
+        measured = {name: cost.total() for name, cost in zip(_COSTS, costs, strict=True)}
+        if measured == expected:
+            break
+    assert measured == expected, costs
+
+
+def _measured(union: Mounts[UnionMount], place: Path, said: Path) -> list[Counter[str]]:
     layer, upper = place / "layer", place / "upper"
     (layer / "d").mkdir(parents=True)
     (layer / "e").mkdir()
@@ -79,12 +91,7 @@ def test_system_calls_of_common_operations(
         act(mount.path)
         os.statvfs(mount.path)
     mount.unmount()
-    segments = _segments(said.read_text())
-    costs = segments[-len(_COSTS) - 1 : -1]
-    measured = {name: cost.total() for name, cost in zip(_COSTS, costs, strict=True)}
-    native = driver.chosen == "native"
-    expected = {name: plane if native else stock for name, (_, stock, plane) in _COSTS.items()}
-    assert measured == expected, costs
+    return _segments(said.read_text())[-len(_COSTS) - 1 : -1]
 
 
 def _segments(said: str) -> list[Counter[str]]:
