@@ -267,7 +267,8 @@ def filesystem_type(descriptor: int) -> int:
     """The type of the filesystem of *descriptor*: ``f_type`` of statfs(2)."""
     buffer = ctypes.create_string_buffer(_STATFS_BYTES_MAX)
     check(libc.fstatfs(descriptor, buffer))
-    return int(struct.unpack_from("=l" if ctypes.sizeof(ctypes.c_long) == 4 else "=q", buffer)[0])
+    (kind,) = struct.unpack_from("l", buffer)
+    return int(kind)
 
 
 def write_out(descriptor: int) -> None:

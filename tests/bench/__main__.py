@@ -24,7 +24,7 @@ _TOPICS = [
 _ALL = [row for topic in _TOPICS for row in ROWS if row.topic == topic]
 _EXAMPLES = """
 examples:
-  scripts/bench                           everything, which takes about half an hour
+  scripts/bench                           everything, which takes more than an hour
   scripts/bench --quick                   a first look, in some minutes
   scripts/bench --rows 'walk*,data' --programs unionmount,fuse-overlayfs,kernel
                                           some rows (names or topics) of some programs

@@ -864,7 +864,7 @@ static void begin(const char *directory, int threads)
         char name[2] = {(char)('0' + layer), '\0'};
         int root = openat(directory_fd, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
         CHECK(root >= 0 && fstat(root, &status) == 0);
-        CHECK(layers_set(layer, root, layer == 0, status.st_dev, 0, (const uint8_t[16]){0}) == 0);
+        CHECK(layers_set(layer, root, layer == 0, status.st_dev, 0) == 0);
         upper_fd = root;
     }
     layers_set_upper(LAYERS);

@@ -22,9 +22,9 @@ def layer(
     device: int,
     space: int,
     owners_known: bool,
-    uuid: bytes,
     /,
 ) -> None: ...
+def filesystem(position: int, uuid: bytes, /) -> None: ...
 def copies(scratch: int, prefix: bytes, ordering: int, /) -> None: ...
 def fill(
     number: int, above: int, references: int, sources: Sequence[tuple[int, bytes]], upper_fd: int, /

@@ -325,11 +325,7 @@ static int open_claimed(const struct claim *claim)
     const struct child *child = claim->child;
     if (child->source == IN_UPPER)
         return openat(claim->above, child->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    int above = layers_directory(&claim->directory->sources[child->source]);
-    int fd = above < 0 ? -1 : openat(above, child->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    if (above >= 0)
-        close(above);
-    return fd;
+    return layers_name(&claim->directory->sources[child->source], child->name);
 }
 
 /*

@@ -30,8 +30,7 @@ static int layer_count;
 static int upper_position = -1;
 static bool owners_known;
 
-int layers_set(int position, int root, bool whiteout_files, uint64_t device, uint64_t space,
-               const uint8_t *uuid)
+int layers_set(int position, int root, bool whiteout_files, uint64_t device, uint64_t space)
 {
     if (position >= layer_count) {
         struct layer *larger = realloc(layers, (size_t)(position + 1) * sizeof(*layers));
@@ -41,8 +40,12 @@ int layers_set(int position, int root, bool whiteout_files, uint64_t device, uin
         layer_count = position + 1;
     }
     layers[position] = (struct layer){root, whiteout_files, device, space, {0}};
-    memcpy(layers[position].uuid, uuid, LAYERS_UUID);
     return 0;
+}
+
+void layers_set_uuid(int layer, const uint8_t *uuid)
+{
+    memcpy(layers[layer].uuid, uuid, LAYERS_UUID);
 }
 
 void layers_uuid(int layer, uint8_t *uuid)
@@ -355,6 +358,15 @@ bool layers_is(int layer, int fd, uint64_t number)
     struct stat status;
     return fstat(fd, &status) == 0
            && number_of(&layers[layer], status.st_dev, status.st_ino) == number;
+}
+
+int layers_name(const struct source *source, const char *name)
+{
+    int directory = layers_directory(source);
+    int fd = directory < 0 ? -1 : openat(directory, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (directory >= 0)
+        close(directory);
+    return fd;
 }
 
 int layers_open(const struct source *source, const char *name, uint64_t number)

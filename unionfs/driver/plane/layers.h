@@ -16,12 +16,12 @@ enum { LAYERS_UUID = 16 };
 /*
  * The layer at POSITION: a descriptor of its ROOT that stays the caller's; whether names beginning
  * ".wh." are whiteouts in it; the number of the filesystem whose inodes are numbered by SPACE in
- * the bits from the 48th on; and the UUID of that. Returns 0, or -1 with errno.
+ * the bits from the 48th on. Returns 0, or -1 with errno.
  */
-int layers_set(int position, int root, bool whiteout_files, uint64_t device, uint64_t space,
-               const uint8_t *uuid);
+int layers_set(int position, int root, bool whiteout_files, uint64_t device, uint64_t space);
 
-/* The UUID of the filesystem of LAYER. */
+/* The UUID of the filesystem of LAYER: zeros until it is set. */
+void layers_set_uuid(int layer, const uint8_t *uuid);
 void layers_uuid(int layer, uint8_t *uuid);
 
 /* Whether all owners have a number in our user namespace, so that what stat(2) says is so. */
@@ -71,6 +71,9 @@ int layers_stat(int layer, int directory_fd, const char *name, uint8_t type,
  * a file in it what is below: what that means is for Python to say. Unknown is a mark, too.
  */
 bool layers_has_marks(int layer, int directory_fd, const char *name, bool is_directory);
+
+/* A descriptor (O_PATH) of NAME in SOURCE; -1 with errno. */
+int layers_name(const struct source *source, const char *name);
 
 /*
  * Open the regular file NAME of SOURCE, which has the number NUMBER, for reading. -1 with errno;

@@ -36,14 +36,20 @@ class PlaneMirror:
         if isinstance(layer, DirectoryLayer) and space is not None:
             device = layer.lineage[0][0]
             root, files = layer.statfs(), layer.whiteout_files
-            uuid = layer.filesystem(layer.root())
-            _plane.layer(position, root, upper, files, device, space, self._owners_known, uuid)
+            _plane.layer(position, root, upper, files, device, space, self._owners_known)
             self._layers[position] = layer
 
     def upper(self, upper: Upper) -> None:
         """Let the plane copy up and make whiteouts, where we may do all that they need."""
-        if upper.prefix == markers.TRUSTED and not upper.metacopies and self._owners_known:
-            _plane.copies(upper.scratch, upper.prefix, upper.ordering)
+        if upper.prefix != markers.TRUSTED or upper.metacopies or not self._owners_known:
+            return
+        try:
+            for position, layer in self._layers.items():
+                _plane.filesystem(position, layer.filesystem(layer.root()))
+        except OSError:
+            # All copies are made by who can tell what is wrong with that layer.
+            return
+        _plane.copies(upper.scratch, upper.prefix, upper.ordering)
 
     def fill(self, directory: Node) -> Sequence[tuple[bytes, int]] | None:
         """Tell of a directory all whose sources are directories of the host."""

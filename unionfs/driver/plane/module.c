@@ -119,12 +119,11 @@ static PyObject *offer(PyObject *module, PyObject *arguments)
 }
 
 PyDoc_STRVAR(layer_doc, "layer(position, root, upper, whiteout_files, device, space,\n"
-                        "owners_known, uuid)\n\n"
+                        "owners_known)\n\n"
                         "A layer that the plane may read itself, at descriptor ROOT. UPPER: it is\n"
                         "the upper, which the plane may change as well. WHITEOUT_FILES:\n"
                         "names beginning .wh. are whiteouts. Inodes of DEVICE are numbered by SPACE\n"
-                        "in the bits from the 48th on, and UUID is that of their filesystem.\n"
-                        "OWNERS_KNOWN: all have a number here.\n"
+                        "in the bits from the 48th on. OWNERS_KNOWN: all have a number here.\n"
                         "Raises OSError.");
 
 static PyObject *layer(PyObject *module, PyObject *arguments)
@@ -132,18 +131,31 @@ static PyObject *layer(PyObject *module, PyObject *arguments)
     (void)module;
     int position, root, upper, whiteout_files, owners_known;
     unsigned long long device, space;
-    const char *uuid;
-    Py_ssize_t length;
-    if (!PyArg_ParseTuple(arguments, "iippKKpy#", &position, &root, &upper, &whiteout_files,
-                          &device, &space, &owners_known, &uuid, &length))
+    if (!PyArg_ParseTuple(arguments, "iippKKp", &position, &root, &upper, &whiteout_files,
+                          &device, &space, &owners_known))
         return NULL;
-    if (length != LAYERS_UUID)
-        return PyErr_Format(PyExc_ValueError, "a UUID has %d bytes", LAYERS_UUID);
     layers_know_owners(owners_known);
     if (upper)
         layers_set_upper(position);
-    if (layers_set(position, root, whiteout_files, device, space, (const uint8_t *)uuid) != 0)
+    if (layers_set(position, root, whiteout_files, device, space) != 0)
         return PyErr_SetFromErrno(PyExc_OSError);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(filesystem_doc, "filesystem(position, uuid)\n\n"
+                             "The UUID of the filesystem of a layer that is known, for origins.");
+
+static PyObject *filesystem(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    int position;
+    const char *uuid;
+    Py_ssize_t length;
+    if (!PyArg_ParseTuple(arguments, "iy#", &position, &uuid, &length))
+        return NULL;
+    if (length != LAYERS_UUID)
+        return PyErr_Format(PyExc_ValueError, "a UUID has %d bytes", LAYERS_UUID);
+    layers_set_uuid(position, (const uint8_t *)uuid);
     Py_RETURN_NONE;
 }
 
@@ -467,6 +479,7 @@ static PyMethodDef methods[] = {
     {"start", start, METH_VARARGS, start_doc},
     {"offer", offer, METH_VARARGS, offer_doc},
     {"layer", layer, METH_VARARGS, layer_doc},
+    {"filesystem", filesystem, METH_VARARGS, filesystem_doc},
     {"copies", copies, METH_VARARGS, copies_doc},
     {"fill", fill, METH_VARARGS, fill_doc},
     {"put", put, METH_VARARGS, put_doc},

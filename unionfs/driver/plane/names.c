@@ -372,11 +372,8 @@ static int open_plain(uint64_t number)
     struct place place;
     if (!tree_find_place(number, 0, &place))
         return tree_open_upper(number, O_PATH);
-    int above = layers_directory(&place.source);
+    int fd = layers_name(&place.source, place.name);
     free(place.source.path);
-    int fd = above < 0 ? -1 : openat(above, place.name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    if (above >= 0)
-        close(above);
     return fd;
 }
 

@@ -150,7 +150,7 @@ void table_take(struct directory *directory, int *fds)
 
 void table_give(struct directory *directory, const int *fds)
 {
-    if (directory->keeping == 0) {
+    if (directory->keeping == 0 && directory->source_count > 0) {
         if (kept[kept_next] != NULL)
             close_sources(kept[kept_next]);
         kept[kept_next] = directory;
