@@ -30,6 +30,7 @@ _CHANGED: Final = "a layer changed while it was copied"
 _ACL: Final = b"system.posix_acl_"
 _CAPABILITIES: Final = b"security.capability"
 _CHUNK: Final = 1 << 20
+_STRETCH: Final = 4 << 20
 _NOT_POSSIBLE: Final = frozenset(
     (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM)
 )
@@ -109,7 +110,7 @@ def copy_regular(
             if content_fd is None:
                 os.ftruncate(target_fd, size)
             else:
-                copy_content(content_fd, target_fd, size)
+                copy_content(content_fd, target_fd, size, upper.ordering)
             _apply(target_fd, wanted)
             # What has no content is in the journal as a whole, before the name.
             if content_fd is not None and size:
@@ -152,7 +153,7 @@ def fill_metacopy(source_fd: int, target_fd: int, ordering: Ordering) -> None:
     """
     before = os.fstat(target_fd)
     capabilities = _capabilities(target_fd)
-    copy_content(source_fd, target_fd, before.st_size)
+    copy_content(source_fd, target_fd, before.st_size, ordering)
     # Writing has cleared what gives privileges.
     os.fchmod(target_fd, stat.S_IMODE(before.st_mode))
     if capabilities is not None:
@@ -170,9 +171,12 @@ def _capabilities(descriptor: int) -> bytes | None:
         raise
 
 
-def copy_content(source_fd: int, target_fd: int, size: int) -> None:
+def copy_content(
+    source_fd: int, target_fd: int, size: int, ordering: Ordering = Ordering.UNORDERED
+) -> None:
     """Copy the first *size* bytes, holes as holes: by reflink, by the kernel, or by hand.
 
+    ordering: how the caller will settle the copy; the disk is at work on it before all is copied.
     Raises OSError; ESTALE if the source ends before.
     """
     if not size:
@@ -185,7 +189,10 @@ def copy_content(source_fd: int, target_fd: int, size: int) -> None:
     else:
         copied = 0
         for start, copied in _data(source_fd, size):
-            _copy_range(source_fd, target_fd, start, copied)
+            for stretch in range(start, copied, _STRETCH):
+                end = min(stretch + _STRETCH, copied)
+                _copy_range(source_fd, target_fd, stretch, end)
+                ordering.begin(target_fd, stretch, end - stretch)
         if copied < size:
             os.ftruncate(target_fd, size)
             # What is missing at the end looks like a hole.

@@ -30,11 +30,19 @@ class Ordering(enum.IntEnum):
     WRITTEN = 1
     SYNCED = 2
 
+    def begin(self, descriptor: int, start: int, count: int) -> None:
+        """Let the disk begin with what :meth:`settle` will wait for: *count* bytes from *start* on.
+
+        Raises OSError.
+        """
+        if self is Ordering.WRITTEN:
+            syscalls.sync_file_range(descriptor, start, count, syscalls.SYNC_FILE_RANGE_WRITE)
+
     def settle(self, descriptor: int) -> None:
         """Have the content of *descriptor* precede a name. Raises OSError."""
         match self:
             case Ordering.WRITTEN:
-                syscalls.write_out(descriptor)
+                syscalls.sync_file_range(descriptor, 0, 0, syscalls.SYNC_FILE_RANGE_ALL)
             case Ordering.SYNCED:
                 os.fsync(descriptor)
             case Ordering.UNORDERED:

@@ -12,10 +12,11 @@ from typing import Final
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
 RENAME_WHITEOUT: Final = 4
+SYNC_FILE_RANGE_WRITE: Final = 2
+# SYNC_FILE_RANGE_WAIT_BEFORE, _WRITE and _WAIT_AFTER of linux/fs.h.
+SYNC_FILE_RANGE_ALL: Final = 1 | 2 | 4
 
 _STATFS_BYTES_MAX: Final = 256
-# SYNC_FILE_RANGE_WAIT_BEFORE, _WRITE and _WAIT_AFTER of linux/fs.h.
-_SYNC_FILE_RANGE: Final = 1 | 2 | 4
 _AT_EMPTY_PATH: Final = 0x1000
 _AT_RECURSIVE: Final = 0x8000
 _OPEN_TREE_CLONE: Final = 1
@@ -271,11 +272,10 @@ def filesystem_type(descriptor: int) -> int:
     return int(kind)
 
 
-def write_out(descriptor: int) -> None:
-    """Write the content of *descriptor* to the disk, and wait until it is written.
+def sync_file_range(descriptor: int, start: int, count: int, flags: int) -> None:
+    """``sync_file_range(2)``: write content to the disk; a *count* of 0 is all from *start* on.
 
-    sync_file_range(2): neither is the disk's cache flushed, nor is the journal brought to the disk.
-    Raises OSError.
+    Neither is the disk's cache flushed, nor is the journal brought to the disk. Raises OSError.
     """
-    start, whole = ctypes.c_int64(0), ctypes.c_int64(0)
-    check(libc.sync_file_range(descriptor, start, whole, _SYNC_FILE_RANGE))
+    offset, length = ctypes.c_int64(start), ctypes.c_int64(count)
+    check(libc.sync_file_range(descriptor, offset, length, flags))

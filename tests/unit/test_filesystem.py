@@ -24,6 +24,7 @@ from unionfs.driver.operations import UnionOperations
 from unionfs.filesystem import Changes
 from unionfs.layers.directory import DirectoryLayer
 from unionfs.model import Entry
+from unionfs.ordering import Ordering
 from unionfs.owners import Owners
 from unionfs.upper import Upper
 
@@ -63,10 +64,10 @@ class Gate:
         self._copy = copyup.copy_content
         self.copies = 0
 
-    def copy_content(self, source_fd: int, target_fd: int, size: int) -> None:
+    def copy_content(self, source_fd: int, target_fd: int, size: int, ordering: Ordering) -> None:
         trio.from_thread.run_sync(self._arrive)
         assert self._opened.wait(SECONDS)
-        self._copy(source_fd, target_fd, size)
+        self._copy(source_fd, target_fd, size, ordering)
 
     async def reached(self, copies: int = 1) -> None:
         """Wait until so many copies are held, and everybody else waits or is done."""

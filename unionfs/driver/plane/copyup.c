@@ -183,6 +183,12 @@ bool copyup_announce(struct directory *directory, int above)
 
 /* Copies */
 
+/* Let the disk begin with what is waited for when all else is done: see unionfs/ordering.py. */
+static bool begin_to_settle(int fd)
+{
+    return ordering != WRITTEN || sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE) == 0;
+}
+
 static bool settle(int fd)
 {
     switch (ordering) {
@@ -212,6 +218,7 @@ static bool build(const struct copying *copying, int target)
         times[1] = (struct timespec){.tv_nsec = UTIME_NOW};
     return is_simple(copying->source, &status, size)
            && copy_content(copying, target, size, status.st_size)
+           && (size == 0 || begin_to_settle(target))
            && fchown(target, status.st_uid, status.st_gid) == 0
            && set_number(target, copying->number)
            && set_origin(target, copying->layer, copying->source)
