@@ -1,4 +1,8 @@
-"""Measures rows: in each round every program in its turn, each in a fresh mount."""
+"""Measures rows: in each round every program in its turn, each in a fresh mount.
+
+Each round begins with the next program, for what a program comes after is in its time: disks write
+for a while what they have taken.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -37,7 +41,8 @@ def measure(
         allowed = seconds if number >= _LEAST_ROUNDS else seconds * _FAR_TOO_LONG
         if number and time.monotonic() - begin > allowed:
             break
-        for contender in contenders:
+        first = number % len(contenders)
+        for contender in (*contenders[first:], *contenders[:first]):
             if contender.name in unable:
                 continue
             say(f"{row.name}: round {number + 1}, {contender.name}")
