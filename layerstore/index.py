@@ -94,6 +94,7 @@ _INODE: Final = (
 )
 
 
+_NO_NAMES: Final = frozenset((b"", b".", b".."))
 _NUMBERS: Final = (int,) * 8
 _BYTES: Final = frozenset((bytes, type(None)))
 
@@ -158,12 +159,17 @@ class Index:
             " LEFT JOIN content USING (content) WHERE parent = ? ORDER BY name",
             (parent,),
         )
-        return ((_bytes(row[0]), _named(row[1:])) for row in rows)
+        return ((_name(row[0]), _named(row[1:])) for row in rows)
 
     def xattrs(self, inode: int) -> dict[bytes, bytes]:
         """The extended attributes of an inode."""
         rows = self._query("SELECT name, value FROM xattr WHERE inode = ?", (inode,))
         return {_bytes(name): _bytes(value) for name, value in rows}
+
+    def with_xattrs(self) -> frozenset[int]:
+        """The inodes that have extended attributes."""
+        rows = self._query("SELECT DISTINCT inode FROM xattr")
+        return frozenset(inode for (inode,) in rows)
 
     def contents(self) -> Iterator[Content]:
         """All contents, in the order of the tar."""
@@ -217,6 +223,13 @@ def _bytes(value: object) -> bytes:
     if not isinstance(value, bytes):
         raise DamagedError(f"its index has {value!r:.40} where bytes belong")
     return value
+
+
+def _name(value: object) -> bytes:
+    name = _bytes(value)
+    if name in _NO_NAMES or b"/" in name or b"\0" in name:
+        raise DamagedError(f"its index has a name {name!r:.40}")
+    return name
 
 
 def _checked(inode: Inode) -> Inode:

@@ -18,6 +18,7 @@ from layerstore.index import ROOT, Index, Inode
 from layerstore.objects import Key, Objects, has_hash
 from unionfs.flags import Call
 from unionfs.layers import markers
+from unionfs.layers.base import Catalogued
 from unionfs.model import WHITEOUT, Entry, Mark, PackedAttributes
 
 _log: Final = logging.getLogger(__name__)
@@ -55,7 +56,10 @@ class StoredLayer:
             undo.callback(os.close, self._lease)
             self.index: Final = Index(f"{directory}/index.sqlite")
             undo.callback(self.index.close)
+            self._pool = os.open(objects.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            undo.callback(os.close, self._pool)
             self._verified = bytearray(self.index.highest() + 1)
+            self._with_attributes: Final = self.index.with_xattrs()
             undo.pop_all()
 
     @property
@@ -98,6 +102,26 @@ class StoredLayer:
             if len(self._listings) > _LISTINGS:
                 self._listings.popitem(last=False)
         return listed
+
+    def contents(self) -> int:
+        """The pool of objects."""
+        return self._pool
+
+    def catalogue(self, directory: Entry) -> Iterator[Catalogued]:
+        with self._os_errors():
+            for name, inode in self.index.children(directory.handle):
+                text = self._content_path(inode) if inode.target is None else inode.target
+                has_attributes = inode.inode in self._with_attributes
+                yield Catalogued(name, self._named(inode), has_attributes, text)
+
+    def content_path(self, entry: Entry) -> bytes | None:
+        with self._os_errors():
+            return self._content_path(self.index.inode(entry.handle))
+
+    def _content_path(self, inode: Inode) -> bytes | None:
+        if inode.key is None or not self._verified[inode.inode]:
+            return None
+        return os.fsencode(self._objects.path_below(inode.key))
 
     def metacopy(self, entry: Entry) -> bytes | None:
         """None: every file of an image has its own content."""
@@ -171,6 +195,7 @@ class StoredLayer:
     def close(self) -> None:
         self._listings.clear()
         self.index.close()
+        os.close(self._pool)
         os.close(self._lease)
 
     @contextlib.contextmanager

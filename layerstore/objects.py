@@ -78,7 +78,11 @@ class Objects:
 
     def path(self, key: Key) -> str:
         """Where the object is, if it is there."""
-        return f"{self.root}/{key.hash[:1].hex()}/{key.name}"
+        return f"{self.root}/{self.path_below(key)}"
+
+    def path_below(self, key: Key) -> str:
+        """The same below the root."""
+        return f"{key.hash[:1].hex()}/{key.name}"
 
     def open(self, key: Key) -> int:
         """A descriptor for reading, which the caller closes.

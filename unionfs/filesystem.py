@@ -569,6 +569,8 @@ class Filesystem:
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if writable or flags & os.O_TRUNC:
             self._raise_above(number)
+        else:
+            await self._raise_proven(number)
         node = self._node(number)
         if writable or flags & os.O_TRUNC:
             appends = flags & os.O_APPEND and not flags & os.O_TRUNC
@@ -581,6 +583,16 @@ class Filesystem:
         else:
             descriptor = await self._open_to_read(node)
         return self._nodes.open(node, descriptor, writable=writable)
+
+    async def _raise_proven(self, number: int) -> None:
+        """Raise MirroredError if the mirror can open a file now, that it could not before."""
+        place = self._mirror.unproven(number)
+        if place is None:
+            return
+        source = self._tree.source(self._node(place.parent), place)
+        os.close(await open_source(source))
+        if self._mirror.proven(number, source):
+            raise MirroredError
 
     async def _open_to_read(self, node: Node) -> int:
         source = self._tree.content(node)

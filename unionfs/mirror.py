@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from unionfs.layers.base import Layer
+    from unionfs.merge import Source
     from unionfs.model import Attributes, Entry
     from unionfs.nodes import Node
     from unionfs.upper import Upper
@@ -125,6 +126,14 @@ class Mirror(Protocol):
         """Where a plain node is; None if the number is no plain node's."""
         ...
 
+    def unproven(self, number: int) -> Whereabouts | None:
+        """Where a plain file is that the mirror can't open before we have looked at its content."""
+        ...
+
+    def proven(self, number: int, source: Source) -> bool:
+        """Such a file could be opened as *source*; answers whether the mirror can do so now."""
+        ...
+
     def adopt(self, number: int) -> Adopted:
         """A plain node is ours from now on, with all that is open for it."""
         ...
@@ -185,6 +194,14 @@ class NoMirror:
     def where(self, number: int) -> Whereabouts | None:
         """Nowhere."""
         return None
+
+    def unproven(self, number: int) -> Whereabouts | None:
+        """None is."""
+        return None
+
+    def proven(self, number: int, source: Source) -> bool:
+        """It can't."""
+        return False
 
     def adopt(self, number: int) -> Adopted:
         """There is none."""

@@ -127,6 +127,10 @@ class PackedAttributes:
             *divmod(status.st_ctime_ns, _SECOND),
         )
 
+    def unpacked(self) -> tuple[int, ...]:
+        """All values, in the order of the fields above; times as seconds and nanoseconds."""
+        return self._LAYOUT.unpack(self.packed)
+
     def without_owner(self) -> PackedAttributes:
         """The same, but what seems to be of OVERFLOW_ID is of NO_ID."""
         other = PackedAttributes(self)

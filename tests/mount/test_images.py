@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import tars
 from tests.support.command import Command
+from tests.support.mounts import COMMAND, Mounts, UnionMount, three_times
+from tests.support.stores import StoreBuilder
 from tests.unit.errors import raises
 
 _REPOSITORY = Path(__file__).parents[2]
@@ -114,6 +117,25 @@ def test_what_can_not_be_mounted_is_a_line(
     reason: str,
 ) -> None:
     assert reason in unionmount.refuses(*foreground, *words, env=store)
+
+
+def test_a_damaged_content_is_never_shown(union: Mounts[UnionMount], tmp_path: Path) -> None:
+    tar = tars.tar(tars.file("bad", b"content"), tars.file("good", b"another"))
+    StoreBuilder(tmp_path / "store").image("some:1", [tar])
+    (damaged,) = [
+        path for path in (tmp_path / "store").rglob("*-7") if path.read_text() == "content"
+    ]
+    damaged.write_text("tnetnoc")
+    mount = union(
+        Path("some:1"),
+        command=("env", f"LAYERSTORE={tmp_path / 'store'}", *COMMAND),
+        expected_errors=["object .* is damaged; see layerstore check"],
+    )
+    for when in three_times(mount):
+        for _ in range(2):
+            with raises(errno.EIO):
+                (mount / "bad").read_text()
+            assert (mount / "good").read_text() == "another", when
 
 
 def _getfattr(path: Path, *words: str) -> str:

@@ -35,6 +35,14 @@ def test_random_work_as_root(directory: Path, number: int) -> None:
     run(AsRoot, number, examples=4, length=12)
 
 
+def test_random_work_on_images(directory: Path, number: int) -> None:
+    class OnImages(Machine):
+        home = directory
+        layers = stacks(stored=True)
+
+    run(OnImages, number, examples=2, length=8)
+
+
 def test_random_work_with_marks_of_users(directory: Path, number: int) -> None:
     """As mounts without privileges have them. The kernel has no redirects then."""
 

@@ -3,15 +3,18 @@
 Left out are those that take and answer requests, wait, wake, get memory or close.
 """
 
+import errno
 import os
 import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support import driver, linux
+from tests.support import driver, linux, tars
 from tests.support.filesystems import FileSystems
 from tests.support.mounts import COMMAND, Mounts, UnionMount
+from tests.support.stores import StoreBuilder
+from tests.unit.errors import raises
 
 _LEFT_OUT = frozenset(
     (
@@ -20,6 +23,7 @@ _LEFT_OUT = frozenset(
     )
 )
 _CALL = re.compile(r"^\d+ +(\w+)\(", re.MULTILINE)
+_STRACE = ("strace", "-f", "-qq", "-e", "trace=%file,%desc", "-o")
 # Another test may have had the kernel drop its caches, ours too.
 _ATTEMPTS = 5
 _BETWEEN = "fstatfs"  # each comes before an operation, and after it
@@ -70,6 +74,44 @@ def test_system_calls_of_common_operations(
     assert measured == expected, costs
 
 
+# Of an image of a store, each of them done before.
+_COSTS_OF_IMAGES: dict[str, tuple[_Act, int, int]] = {
+    "stat": (lambda root: (root / "d/file").stat(), 0, 0),
+    "a name that is absent": (lambda root: (root / "d/absent").exists(), 0, 0),
+    "listing": (lambda root: os.listdir(root / "d"), 1, 0),
+    "reading": (lambda root: (root / "d/file").read_bytes(), 2, 1),
+    "where a link leads": (lambda root: os.readlink(root / "d/link"), 0, 0),
+    "an attribute that is absent": (lambda root: _has_no_attribute(root / "d/file"), 0, 0),
+}
+
+
+def test_system_calls_on_an_image(
+    union: Mounts[UnionMount], filesystems: FileSystems, tmp_path: Path
+) -> None:
+    """What is in the index is not asked for again, and a content is not verified again."""
+    native = driver.chosen == "native"
+    tar = tars.tar(tars.file("d/file", b"content"), tars.symlink("d/link", "file"))
+    StoreBuilder(tmp_path / "store").image("some:1", [tar])
+    said = tmp_path / "calls"
+    command = ("env", f"LAYERSTORE={tmp_path / 'store'}", *_STRACE, str(said), *COMMAND)
+    mount = union(Path("some:1"), command=command)
+    for _ in range(2):
+        os.statvfs(mount.path)
+        for act, _, _ in _COSTS_OF_IMAGES.values():
+            act(mount.path)
+            os.statvfs(mount.path)
+    mount.unmount()
+    costs = _segments(said.read_text())[-len(_COSTS_OF_IMAGES) - 1 : -1]
+    assert {name: cost.total() for name, cost in zip(_COSTS_OF_IMAGES, costs, strict=True)} == {
+        name: plane if native else stock for name, (_, stock, plane) in _COSTS_OF_IMAGES.items()
+    }, costs
+
+
+def _has_no_attribute(path: Path) -> None:
+    with raises(errno.ENODATA):
+        os.getxattr(path, "user.absent")
+
+
 def _measured(union: Mounts[UnionMount], place: Path, said: Path) -> list[Counter[str]]:
     layer, upper = place / "layer", place / "upper"
     (layer / "d").mkdir(parents=True)
@@ -80,8 +122,8 @@ def _measured(union: Mounts[UnionMount], place: Path, said: Path) -> list[Counte
         path.write_text("content")
     with linux.opened(layer / "e/holes", os.O_CREAT | os.O_WRONLY) as descriptor:
         os.truncate(descriptor, 1 << 20)
-    strace = ("strace", "-f", "-qq", "-e", "trace=%file,%desc", "-o", str(said))
-    mount = union(layer, upper=upper, work=place / "work", command=(*strace, *COMMAND))
+    command = (*_STRACE, str(said), *COMMAND)
+    mount = union(layer, upper=upper, work=place / "work", command=command)
     _write(mount / "d/first", 0)
     os.listdir(mount / "d")
     for name in names:

@@ -37,6 +37,8 @@ enum {
     MOST = 257 * 4096,
     AGAIN = 600, /* as unionfs/driver/plane/__init__.py has it */
     LAYERS = 2, /* and the upper above them */
+    TOLD_LAYER = 1, /* in some games */
+    TOLD_MOST = 64,
     NODES = 200,
     HANDLES = 1000,
     BATCH = 6,
@@ -176,7 +178,7 @@ static uint64_t draw_handle(void)
 
 /* What Python has */
 
-static int directory_fd, upper_fd;
+static int directory_fd, upper_fd, told_fd;
 static uint64_t python_files[HANDLES];
 static size_t python_file_count;
 static uint64_t python_number = (uint64_t)1 << 40;
@@ -290,6 +292,52 @@ static void answer_questions(uint64_t number, const struct questions *asked)
     }
 }
 
+/* Turn the file STATUS of DIRECTORY_FD, called NAME below PATH, into what might be told of it. */
+static struct told_name tell_name(int directory_fd, const char *path, const char *name,
+                                  const struct stat *status)
+{
+    char text[PATH_MAX + NAME_MAX + 2] = "";
+    struct told_name told = {
+        .type = IFTODT(status->st_mode),
+        .plain = !chance(6),
+        .bare = chance(2),
+        .attributes = {.ino = chance(20) ? draw_number() : status->st_ino,
+                       .size = (uint64_t)status->st_size,
+                       .mode = status->st_mode,
+                       .nlink = 1},
+    };
+    bool hides = strncmp(name, ".wh.", 4) == 0 && name[4] != '\0';
+    if (hides || (S_ISCHR(status->st_mode) && status->st_rdev == 0))
+        told.type = DT_WHT;
+    told.name = strdup(hides ? name + 4 : name);
+    if (S_ISREG(status->st_mode) && chance(2))
+        snprintf(text, sizeof(text), "%s/%s", path, chance(8) ? "absent" : name);
+    else if (S_ISLNK(status->st_mode))
+        CHECK(readlinkat(directory_fd, name, text, sizeof(text) - 1) >= 0);
+    if (text[0] != '\0')
+        told.text = strdup(text);
+    return told;
+}
+
+/* All names of directory PATH of the layer whose names are told. */
+static struct told *tell(const char *path)
+{
+    struct told *told = told_new(TOLD_MOST);
+    struct stat status;
+    int fd = openat(told_fd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *listing = fd < 0 ? NULL : fdopendir(fd);
+    const struct dirent *entry;
+    told->count = 0;
+    while (listing != NULL && told->count < TOLD_MOST && (entry = readdir(listing)) != NULL)
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0
+            && fstatat(fd, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0)
+            told->names[told->count++] = tell_name(fd, path, entry->d_name, &status);
+    if (listing != NULL)
+        closedir(listing);
+    told_sort(told);
+    return told;
+}
+
 /* Let the plane know a directory; answers whether it did not before. */
 static bool fill(uint64_t number)
 {
@@ -304,8 +352,12 @@ static bool fill(uint64_t number)
     }
     size_t count = draw(LAYERS + 1);
     struct source *sources = calloc(LAYERS, sizeof(*sources));
-    for (size_t at = 0; at < count; at++)
-        sources[at] = (struct source){(int)(LAYERS - 1 - at), -1, strdup(path)};
+    for (size_t at = 0; at < count; at++) {
+        int layer = (int)(LAYERS - 1 - at);
+        sources[at] = (struct source){.layer = layer, .fd = -1, .path = strdup(path)};
+        if (layers_told(layer))
+            sources[at].told = tell(path);
+    }
     int fd = chance(4) && count > 0 ? -1 : open_upper(path);
     if (names_fill(number, FUSE_ROOT_ID, references, sources, count, fd, note_question, &asked) != 0)
         return false;
@@ -393,6 +445,11 @@ static void answer_as_python(const struct fuse_in_header *header)
         break;
     case FUSE_OPEN:
     case FUSE_CREATE:
+        if (header->opcode == FUSE_OPEN && !tree_is_trusted(header->nodeid)
+            && tree_trust(header->nodeid, chance(4) ? "absent" : "other/in")) {
+            reply_with(header->unique, AGAIN, NULL, 0);
+            return;
+        }
         adopt(header->nodeid);
         fd = python_file_count < HANDLES && !chance(4) ? open_any() : -1;
         if (fd < 0)
@@ -865,6 +922,10 @@ static void begin(const char *directory, int threads)
         int root = openat(directory_fd, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
         CHECK(root >= 0 && fstat(root, &status) == 0);
         CHECK(layers_set(layer, root, layer == 0, status.st_dev, 0) == 0);
+        if (layer == TOLD_LAYER && chance(2)) {
+            layers_set_told(layer);
+            told_fd = root;
+        }
         upper_fd = root;
     }
     layers_set_upper(LAYERS);

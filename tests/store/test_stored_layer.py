@@ -74,6 +74,47 @@ def input_output_error() -> Iterator[None]:
     assert raised.value.errno == errno.EIO
 
 
+# The catalogue
+
+
+def test_a_catalogue_tells_what_a_listing_tells_and_more(place: Place) -> None:
+    with place.opened() as layer:
+        root = layer.root()
+        told = {name.name: name for name in layer.catalogue(root)}
+        assert {name: each.entry for name, each in told.items()} == layer.listing(root)
+        texts = {name: each.text for name, each in told.items()}
+        assert texts == {b"d": None, b"gone": None, b"link": b"d"}
+        within = layer.catalogue(entry(layer, b"d"))
+        assert {name.name: name.has_attributes for name in within} == {
+            b"other": False,
+            b"small": True,
+        }
+
+
+def test_where_a_content_is_it_tells_once_that_was_verified(place: Place) -> None:
+    def told(layer: StoredLayer) -> dict[bytes, bytes | None]:
+        return {name.name: name.text for name in layer.catalogue(entry(layer, b"d"))}
+
+    with place.opened() as layer:
+        small = entry(layer, b"d", b"small")
+        assert layer.content_path(small) is None
+        assert told(layer) == {b"other": None, b"small": None}
+        assert read(layer, b"d", b"small") == b"content"
+        path = layer.content_path(small)
+        assert path is not None
+        assert told(layer) == {b"other": None, b"small": path}
+        with open(os.open(path, os.O_RDONLY, dir_fd=layer.contents()), "rb") as file:
+            assert file.read() == b"content"
+
+
+def test_a_damaged_content_is_nowhere(place: Place) -> None:
+    with place.opened() as layer:
+        place.object(layer, b"d", b"small").write_bytes(b"tnetnoc")
+        with input_output_error():
+            read(layer, b"d", b"small")
+        assert layer.content_path(entry(layer, b"d", b"small")) is None
+
+
 # Contents
 
 
@@ -194,6 +235,16 @@ def test_a_name_that_leads_nowhere_is_an_input_output_error(
         assert raised.value.errno == errno.EIO
 
 
+@pytest.mark.parametrize("name", [b"", b".", b"..", b"../link", b"li\0nk"])
+def test_what_can_not_be_a_name_is_an_input_output_error(place: Place, name: bytes) -> None:
+    change(place.index, f"UPDATE name SET name = X'{name.hex()}' WHERE name = X'{b'link'.hex()}'")
+    with place.opened() as layer:
+        for ask in (layer.listing, lambda root: list(layer.catalogue(root))):
+            with pytest.raises(OSError, match="its index has a name") as raised:
+                ask(layer.root())
+            assert raised.value.errno == errno.EIO
+
+
 @pytest.mark.parametrize(
     "ask",
     [
@@ -205,6 +256,8 @@ def test_a_name_that_leads_nowhere_is_an_input_output_error(
         lambda layer, file: layer.getxattr(file, b"user.a"),
         lambda layer, file: layer.open(file),
         lambda layer, file: layer.content_key(file),
+        lambda layer, file: list(layer.catalogue(file)),
+        lambda layer, file: layer.content_path(file),
     ],
 )
 def test_whatever_a_damaged_index_is_asked_is_an_input_output_error(

@@ -30,7 +30,7 @@ from hypothesis.strategies import DataObject, DrawFn, SearchStrategy
 from tests.support import linux
 from tests.support.acls import ACCESS, DEFAULT
 from tests.support.layers import OLD
-from tests.support.mounts import KernelMount, Mount, Mounts, UnionMount
+from tests.support.mounts import COMMAND, KernelMount, Mount, Mounts, UnionMount
 from tests.support.snapshots import NEW, Entry, Snapshot, differences, snapshot
 from tests.support.stacks import (
     ACLS,
@@ -433,6 +433,9 @@ class Pair:
         self._layers = self._ours = build_stack(stack, directory)
         if any(dialect is not Dialect.OVERLAY for _, dialect in stack.layers):
             self._ours = translate(stack, self._layers, directory / "translated")
+        self._command: Sequence[str] = COMMAND
+        if any(dialect is Dialect.STORED for _, dialect in stack.layers):
+            self._command = ("env", f"LAYERSTORE={directory}/translated/store", *COMMAND)
 
     @property
     def plain(self) -> bool:
@@ -441,7 +444,7 @@ class Pair:
 
     def mount(self) -> None:
         """Mount the layers as they are now under empty uppers."""
-        self._before = {layer: snapshot(layer) for layer in self._ours}
+        self._before = {layer: snapshot(layer) for layer in self._ours if layer.exists()}
         self.oracle = Side(self._kernel_at("oracle", self._layers))
         self.subject = Side(self._union_at("subject", self._ours))
         self._sides = (self.oracle, self.subject)
@@ -595,6 +598,7 @@ class Pair:
             at=point,
             options=["userxattr"] if self.stack.userxattr else metacopy,
             arguments=["--whiteouts=overlay"] if literal else [],
+            command=self._command,
         )
 
     def _places(self, home: str) -> list[Path]:
@@ -654,6 +658,13 @@ class Pair:
                 known = step.act is Side.removexattr or not mode & stat.S_IXGRP
                 path.chmod(less)
                 return known and step.uid != 0 and found == replace(wanted, mode=mode)
+            case Status(mode=less), Status(mode=mode) if (
+                mode & ~(stat.S_ISUID | stat.S_ISGID) == less
+            ):
+                # FUSE asks in the same words whether it takes capabilities, or these as well.
+                path.chmod(mode)
+                known = step.act in (Side.write, Side.fwrite, Side.make)
+                return known and step.uid == 0 and found == replace(wanted, mode=less)
             case Status(kind="d", mtime=mtime), Status(mtime="new") if answer == "ENOTEMPTY":
                 # ext4 had the whiteout in place already when it found that out.
                 os.utime(path)

@@ -13,6 +13,8 @@ from pathlib import Path, PurePosixPath
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
+from layerstore.errors import StoreError
+from layerstore.pack import pack_tree
 from tests.support.acls import ACCESS, DEFAULT, acl
 from tests.support.layers import (
     OLD,
@@ -26,6 +28,9 @@ from tests.support.layers import (
     build,
     is_whiteout,
 )
+from tests.support.stores import StoreBuilder
+from unionfs.layers.directory import DirectoryLayer
+from unionfs.layers.markers import Dialects
 
 USER = 1000
 ACLS = (
@@ -49,6 +54,8 @@ class Dialect(enum.Enum):
     USER = enum.auto()
     FUSE_OVERLAYFS = enum.auto()
     NESTED = enum.auto()
+    STORED = enum.auto()
+    """An image of a store, and no directory; see `translate`."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +134,15 @@ def _items(names: tuple[str, ...], depth: int, marks: str) -> SearchStrategy[Ite
 
 
 @st.composite
-def stacks(draw: DrawFn, *, mixed: bool = True, userxattr: bool = False) -> Stack:
-    """Stacks of 1 to 20 layers, in *mixed* dialects."""
+def stacks(
+    draw: DrawFn, *, mixed: bool = True, userxattr: bool = False, stored: bool = False
+) -> Stack:
+    """Stacks of 1 to 20 layers, in *mixed* dialects or, but for a few, *stored*."""
     marks = "user.overlay" if userxattr else "trusted.overlay"
     dialects = [Dialect.OVERLAY]
-    if mixed:
+    if stored:
+        dialects = [Dialect.STORED] * 4 + [Dialect.OCI]
+    elif mixed:
         dialects.append(draw(st.sampled_from([Dialect.OVERLAY] * 4 + list(Dialect))))
     odd = [*_ODD, *(_RESERVED if set(dialects) == {Dialect.OVERLAY} else ())]
     names = ("a", "b", draw(st.sampled_from([*["c"] * len(odd), *odd])))
@@ -182,14 +193,35 @@ def _link(root: Path, links: Iterable[tuple[PurePosixPath, PurePosixPath]]) -> N
 
 
 def translate(stack: Stack, layers: Sequence[Path], directory: Path) -> list[Path]:
-    """Make copies of the layers in their dialects."""
+    """Make copies of the layers in their dialects.
+
+    Of those in a store, which is `directory / "store"`, the answer has their names.
+    """
     directory.mkdir()
     subprocess.run(["cp", "-a", *layers, directory], check=True)
     copies = [directory / layer.name for layer in layers]
-    for copy, (_, dialect) in zip(copies, stack.layers, strict=True):
-        for below, _, files in os.walk(copy):
+    for number, (_, dialect) in enumerate(stack.layers):
+        if dialect is Dialect.STORED:
+            copies[number] = _stored(copies[number], directory / "store")
+            continue
+        for below, _, files in os.walk(copies[number]):
             _translate(Path(below), [Path(below, name) for name in files], dialect)
     return copies
+
+
+def _stored(layer: Path, store: Path) -> Path:
+    """The name of an image that has this layer; or the layer, if no image can have all of it."""
+    left_out: list[bytes] = []
+    directory = DirectoryLayer(os.fsencode(layer), Dialects.OVERLAY)
+    try:
+        with contextlib.closing(directory):
+            tar = b"".join(pack_tree(directory, left_out.append))
+    except StoreError:
+        return layer
+    if left_out:
+        return layer
+    StoreBuilder(store).image(f"{layer.name}:stored", [tar])
+    return Path(f"{layer.name}:stored")
 
 
 def _translate(directory: Path, files: Iterable[Path], dialect: Dialect) -> None:

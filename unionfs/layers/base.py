@@ -27,8 +27,8 @@ Every implementation passes ``tests/unit/test_layer_contract.py``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from unionfs.flags import Call
 from unionfs.model import Entry, Mark
@@ -137,4 +137,37 @@ class Layer(Protocol):
 
     def close(self) -> None:
         """Give up what is held. Entries of the layer are of no use afterwards."""
+        ...
+
+
+class Catalogued(NamedTuple):
+    """All that a layer knows of a name without reading anything else.
+
+    has_attributes: whether it has extended attributes. text: the target of a symbolic link; where
+    the content of a regular file is, as :meth:`Catalogue.content_path` answers it; None for others.
+    """
+
+    name: bytes
+    entry: Entry | Mark
+    has_attributes: bool
+    text: bytes | None
+
+
+@runtime_checkable
+class Catalogue(Layer, Protocol):
+    """A layer whose names are no names of the host, while its contents are files of the host."""
+
+    def contents(self) -> int:
+        """A descriptor, which stays the layer's, of the directory that the contents are below."""
+        ...
+
+    def catalogue(self, directory: Entry) -> Iterable[Catalogued]:
+        """All that the layer says of the names in *directory*, as ``listing`` has them."""
+        ...
+
+    def content_path(self, entry: Entry) -> bytes | None:
+        """Where the content of a regular file is, below ``contents``.
+
+        None until ``open`` has found it to be the layer's content: then it stays that.
+        """
         ...

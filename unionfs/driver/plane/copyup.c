@@ -307,7 +307,8 @@ int copyup_file(uint64_t number, off_t size)
     if (!copyup_possible() || !tree_find_place(number, S_IFREG, &place))
         return -1;
     int target = -1;
-    if (claim_file(number, &claim, &whole)) {
+    /* What was told of a file is not what its content's file has. */
+    if (!place.told && claim_file(number, &claim, &whole)) {
         struct copying copying = {number, place.source.layer,
                                   layers_open(&place.source, place.name, number), size, whole};
         if (copying.source >= 0) {
@@ -318,7 +319,7 @@ int copyup_file(uint64_t number, off_t size)
         tree_settle(&claim);
         pthread_mutex_unlock(&table_lock);
     }
-    free(place.source.path);
+    tree_leave_place(&place);
     return target;
 }
 

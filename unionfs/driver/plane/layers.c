@@ -19,6 +19,7 @@ enum { INODE_BITS = 48, OVERFLOW_ID = 65534, LISTING_BYTES = 1 << 16 };
 
 struct layer {
     int root;
+    bool told;
     bool whiteout_files;
     uint64_t device;
     uint64_t space;
@@ -39,8 +40,19 @@ int layers_set(int position, int root, bool whiteout_files, uint64_t device, uin
         layers = larger;
         layer_count = position + 1;
     }
-    layers[position] = (struct layer){root, whiteout_files, device, space, {0}};
+    layers[position] = (struct layer){
+        .root = root, .whiteout_files = whiteout_files, .device = device, .space = space};
     return 0;
+}
+
+void layers_set_told(int layer)
+{
+    layers[layer].told = true;
+}
+
+bool layers_told(int layer)
+{
+    return layers[layer].told;
 }
 
 void layers_set_uuid(int layer, const uint8_t *uuid)
@@ -79,6 +91,10 @@ static int open_beneath(int root, const char *path, uint64_t flags)
 
 int layers_directory(const struct source *source)
 {
+    if (layers[source->layer].told) {
+        errno = EREMOTE;
+        return -1;
+    }
     return open_beneath(layers[source->layer].root, source->path, O_PATH | O_DIRECTORY);
 }
 
@@ -247,6 +263,11 @@ static bool is_plain(const struct stat *status, uint8_t type)
     return owners_known || (status->st_uid != OVERFLOW_ID && status->st_gid != OVERFLOW_ID);
 }
 
+uint64_t layers_number(int layer, uint64_t inode)
+{
+    return number_of(&layers[layer], layers[layer].device, inode);
+}
+
 /* Whether it is a file of holes, or a metacopy, whose blocks are elsewhere. */
 static bool has_no_blocks(const struct stat *status)
 {
@@ -367,6 +388,11 @@ int layers_name(const struct source *source, const char *name)
     if (directory >= 0)
         close(directory);
     return fd;
+}
+
+int layers_content(int layer, const char *path)
+{
+    return open_quietly(layers[layer].root, path, O_RDONLY | O_NONBLOCK);
 }
 
 int layers_open(const struct source *source, const char *name, uint64_t number)

@@ -1,5 +1,6 @@
 /*
- * Lower layers that are directories of the host: how their inodes are reached.
+ * Layers that are directories of the host: how their inodes are reached. And of layers whose names
+ * Python tells (see told.h) the contents.
  *
  * A path is resolved beneath the layer's root, and no symbolic link is followed on the way: so
  * nothing that a layer holds leads out of it.
@@ -20,6 +21,10 @@ enum { LAYERS_UUID = 16 };
  */
 int layers_set(int position, int root, bool whiteout_files, uint64_t device, uint64_t space);
 
+/* The names of LAYER are told; its root is the directory that contents are in. */
+void layers_set_told(int layer);
+bool layers_told(int layer);
+
 /* The UUID of the filesystem of LAYER: zeros until it is set. */
 void layers_set_uuid(int layer, const uint8_t *uuid);
 void layers_uuid(int layer, uint8_t *uuid);
@@ -31,7 +36,7 @@ void layers_know_owners(bool all);
 void layers_set_upper(int position);
 int layers_upper(void);
 
-/* A descriptor (O_PATH) of the directory SOURCE; -1 with errno. */
+/* A descriptor (O_PATH) of the directory SOURCE; -1 with errno, EREMOTE where names are told. */
 int layers_directory(const struct source *source);
 
 /* What a layer says of one name. */
@@ -80,6 +85,12 @@ int layers_name(const struct source *source, const char *name);
  * EREMOTE if Python has to do it, as the content lies elsewhere or the layer has changed.
  */
 int layers_open(const struct source *source, const char *name, uint64_t number);
+
+/* Open a content of LAYER, whose names are told, for reading. -1 with errno. */
+int layers_content(int layer, const char *path);
+
+/* The number of inode INODE of LAYER, whose names are told; 0 if only Python knows it. */
+uint64_t layers_number(int layer, uint64_t inode);
 
 /* Whether FD, of layer LAYER, is the inode that has the number NUMBER. */
 bool layers_is(int layer, int fd, uint64_t number);

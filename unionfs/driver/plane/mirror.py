@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Sequence
@@ -11,16 +12,21 @@ from typing import Final
 from unionfs import syscalls
 from unionfs.driver.plane import _plane
 from unionfs.layers import markers, places
-from unionfs.layers.base import Layer
+from unionfs.layers.base import Catalogue, Catalogued, Layer
 from unionfs.layers.directory import DirectoryLayer
+from unionfs.merge import Source
 from unionfs.mirror import Adopted, Whereabouts
 from unionfs.model import Attributes, Entry, PackedAttributes
 from unionfs.nodes import INODE_BITS, Node
 from unionfs.upper import Upper
 
 # struct fuse_attr of include/uapi/linux/fuse.h.
-_ATTRIBUTES: Final = struct.Struct("=QQQQQQIIIIIIIIII")
+_ATTRIBUTES: Final = struct.Struct("=QQQqqqIIIIIIIIII")
+_NO_ATTRIBUTES: Final = bytes(_ATTRIBUTES.size)
 _SECOND: Final = 10**9
+_WHITEOUT: Final = 14  # DT_WHT
+
+_ToldName = tuple[bytes, int, bool, bool, bytes, bytes | None]
 
 
 class PlaneMirror:
@@ -29,15 +35,22 @@ class PlaneMirror:
     def __init__(self) -> None:
         self.started = False
         self._layers: dict[int, DirectoryLayer] = {}
+        self._catalogues: dict[int, Catalogue] = {}
         self._owners_known = syscalls.every_id_is_mapped()
 
     def layer(self, position: int, layer: Layer, space: int | None, *, upper: bool) -> None:
-        """A layer; directories of the host are what the plane can read."""
-        if isinstance(layer, DirectoryLayer) and space is not None:
-            device = layer.lineage[0][0]
+        """A layer; directories of the host are what the plane can read, catalogues it is told."""
+        if space is None:
+            return
+        device, known = layer.lineage[0][0], self._owners_known
+        if isinstance(layer, DirectoryLayer):
             root, files = layer.statfs(), layer.whiteout_files
-            _plane.layer(position, root, upper, files, device, space, self._owners_known)
+            _plane.layer(position, root, upper, files, device, space, known, False)
             self._layers[position] = layer
+        elif isinstance(layer, Catalogue):
+            root = layer.contents()
+            _plane.layer(position, root, upper, False, device, space, known, True)
+            self._catalogues[position] = layer
 
     def upper(self, upper: Upper) -> None:
         """Let the plane copy up and make whiteouts, where we may do all that they need."""
@@ -52,34 +65,44 @@ class PlaneMirror:
         _plane.copies(upper.scratch, upper.prefix, upper.ordering)
 
     def fill(self, directory: Node) -> Sequence[tuple[bytes, int]] | None:
-        """Tell of a directory all whose sources are directories of the host."""
+        """Tell of a directory all whose sources are directories of the host or of catalogues."""
         # Asked for with each lookup that comes here: what is known is not to be read again.
         if not self.started or _plane.filled(directory.number):
             return None
-        sources = []
+        found = []
         for position, _, entry in directory.stack:
-            layer = self._layers.get(position)
-            path = None if layer is None else layer.path_to_read(entry)
+            path = self._path(position, entry)
             if path is None:
                 return None
-            sources.append((position, path))
+            found.append((position, path, entry))
         if directory.upper is not None:
-            del sources[0]
+            del found[0]
         above = directory.names[0].parent if directory.names else directory
         try:
             asked = _plane.fill(
                 directory.number,
                 above.number,
                 directory.lookups,
-                sources,
+                [(position, path, self._told(position, entry)) for position, path, entry in found],
                 self._upper_descriptor(directory),
             )
-        except OSError:
+        except (OSError, struct.error):
             # Whoever lists it is told, or it is listed by other rules.
             return None
         if asked is not None:
             directory.lookups = 1
         return asked
+
+    def _path(self, position: int, directory: Entry) -> bytes | None:
+        """Where the plane finds a directory of a layer; None if it can't read it, nor be told."""
+        if position in self._catalogues:
+            return b"."
+        layer = self._layers.get(position)
+        return None if layer is None else layer.path_to_read(directory)
+
+    def _told(self, position: int, directory: Entry) -> list[_ToldName] | None:
+        layer = self._catalogues.get(position)
+        return None if layer is None else [_told(name) for name in layer.catalogue(directory)]
 
     @staticmethod
     def _upper_descriptor(directory: Node) -> int:
@@ -98,33 +121,7 @@ class PlaneMirror:
     def describe(self, directory: Node, attributes: Attributes, links: int) -> None:
         """Tell what a directory is like."""
         (parent, name, _) = directory.names[0]
-        times = [
-            divmod(nanoseconds, _SECOND)
-            for nanoseconds in (
-                attributes.st_atime_ns,
-                attributes.st_mtime_ns,
-                attributes.st_ctime_ns,
-            )
-        ]
-        self._put(
-            parent.number,
-            name,
-            directory,
-            _ATTRIBUTES.pack(
-                directory.number,
-                attributes.st_size,
-                attributes.st_blocks,
-                *(seconds & (1 << 64) - 1 for seconds, _ in times),
-                *(rest for _, rest in times),
-                attributes.st_mode,
-                links,
-                attributes.st_uid,
-                attributes.st_gid,
-                0,
-                attributes.st_blksize,
-                0,
-            ),
-        )
+        self._put(parent.number, name, directory, _packed(directory.number, attributes, links))
 
     def _put(self, parent: int, name: bytes, node: Node, attributes: bytes | None) -> None:
         kind = node.mode >> 12  # DT_* of readdir(3), its IFTODT
@@ -171,6 +168,8 @@ class PlaneMirror:
         parent, name, positions, packed = found
 
         def entry(position: int, directory: Entry) -> Entry:
+            if position in self._catalogues:
+                return _entry(self._catalogues[position], directory, name)
             attributes = self._attributes(position, packed)
             return self._layers[position].known_entry(directory, name, attributes)
 
@@ -194,19 +193,73 @@ class PlaneMirror:
                 st_size=size,
                 st_blksize=blksize,
                 st_blocks=blocks,
-                st_atime_ns=_signed(times[0]) * _SECOND + rests[0],
-                st_mtime_ns=_signed(times[1]) * _SECOND + rests[1],
-                st_ctime_ns=_signed(times[2]) * _SECOND + rests[2],
+                st_atime_ns=times[0] * _SECOND + rests[0],
+                st_mtime_ns=times[1] * _SECOND + rests[1],
+                st_ctime_ns=times[2] * _SECOND + rests[2],
             )
         )
+
+    def unproven(self, number: int) -> Whereabouts | None:
+        """Where a file of a catalogue is."""
+        if not self._catalogues or _plane.trusted(number):
+            return None
+        place = self.where(number)
+        return place if place is not None and place.positions[0] in self._catalogues else None
+
+    def proven(self, number: int, source: Source) -> bool:
+        """Let the plane open a file of a catalogue, if it does not yet."""
+        path = self._catalogues[source.position].content_path(source.entry)
+        return path is not None and _plane.trust(number, path)
 
     def adopt(self, number: int) -> Adopted:
         """Take a plain node over."""
         return Adopted(*_plane.adopt(number))
 
 
-def _signed(seconds: int) -> int:
-    return seconds - (1 << 64) if seconds >> 63 else seconds
+def _entry(layer: Layer, directory: Entry, name: bytes) -> Entry:
+    found = layer.lookup(directory, name)
+    if not isinstance(found, Entry):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+    return found
+
+
+def _told(name: Catalogued) -> _ToldName:
+    entry = name.entry
+    if not isinstance(entry, Entry):
+        return name.name, _WHITEOUT, True, True, _NO_ATTRIBUTES, None
+    attributes = entry.attributes
+    # What else there is to know of one, of its other names above all, is ours to say.
+    special = entry.opaque or entry.implied or entry.redirect is not None
+    plain = not special and (entry.is_directory or attributes.st_nlink == 1)
+    packed = _packed(attributes.st_ino, attributes, attributes.st_nlink)
+    kind = attributes.st_mode >> 12  # DT_* of readdir(3), its IFTODT
+    return name.name, kind, plain, not name.has_attributes, packed, name.text
+
+
+def _packed(number: int, attributes: Attributes, links: int) -> bytes:
+    if not isinstance(attributes, PackedAttributes):
+        attributes = PackedAttributes(attributes)
+    (mode, _, uid, gid, _, _, device, size, blksize, blocks, *times) = attributes.unpacked()
+    return _ATTRIBUTES.pack(
+        number,
+        size,
+        blocks,
+        *times[::2],
+        *times[1::2],
+        mode,
+        links,
+        uid,
+        gid,
+        _wire(device),
+        blksize,
+        0,
+    )
+
+
+def _wire(device: int) -> int:
+    """The kernel's new_encode_dev."""
+    major, minor = os.major(device), os.minor(device)
+    return (minor & 0xFF | major << 8 | (minor & ~0xFF) << 12) & 0xFFFFFFFF
 
 
 def _device(wire: int) -> int:

@@ -119,26 +119,28 @@ static PyObject *offer(PyObject *module, PyObject *arguments)
 }
 
 PyDoc_STRVAR(layer_doc, "layer(position, root, upper, whiteout_files, device, space,\n"
-                        "owners_known)\n\n"
+                        "owners_known, told)\n\n"
                         "A layer that the plane may read itself, at descriptor ROOT. UPPER: it is\n"
                         "the upper, which the plane may change as well. WHITEOUT_FILES:\n"
                         "names beginning .wh. are whiteouts. Inodes of DEVICE are numbered by SPACE\n"
                         "in the bits from the 48th on. OWNERS_KNOWN: all have a number here.\n"
-                        "Raises OSError.");
+                        "TOLD: its names are, by fill, and ROOT has the contents. Raises OSError.");
 
 static PyObject *layer(PyObject *module, PyObject *arguments)
 {
     (void)module;
-    int position, root, upper, whiteout_files, owners_known;
+    int position, root, upper, whiteout_files, owners_known, told;
     unsigned long long device, space;
-    if (!PyArg_ParseTuple(arguments, "iippKKp", &position, &root, &upper, &whiteout_files,
-                          &device, &space, &owners_known))
+    if (!PyArg_ParseTuple(arguments, "iippKKpp", &position, &root, &upper, &whiteout_files,
+                          &device, &space, &owners_known, &told))
         return NULL;
     layers_know_owners(owners_known);
     if (upper)
         layers_set_upper(position);
     if (layers_set(position, root, whiteout_files, device, space) != 0)
         return PyErr_SetFromErrno(PyExc_OSError);
+    if (told)
+        layers_set_told(position);
     Py_RETURN_NONE;
 }
 
@@ -178,7 +180,63 @@ static PyObject *copies(PyObject *module, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
-/* Turn a sequence of (layer, path) into sources, to be freed with their paths. NULL if it fails. */
+/* Turn (name, type, plain, bare, attributes, text) into NAME. Answers whether it is one. */
+static bool parse_told_name(PyObject *item, struct told_name *name)
+{
+    const char *bytes, *attributes, *text;
+    Py_ssize_t size, length;
+    int plain, bare;
+    if (!PyArg_ParseTuple(item, "ybppy#z#", &bytes, &name->type, &plain, &bare, &attributes, &size,
+                          &text, &length))
+        return false;
+    if (size != sizeof(name->attributes)) {
+        PyErr_Format(PyExc_ValueError, "attributes have %zu bytes", sizeof(name->attributes));
+        return false;
+    }
+    name->name = strdup(bytes);
+    name->text = text == NULL ? NULL : strndup(text, (size_t)length);
+    name->plain = plain;
+    name->bare = bare;
+    memcpy(&name->attributes, attributes, sizeof(name->attributes));
+    if (name->name != NULL && (text == NULL || name->text != NULL))
+        return true;
+    PyErr_NoMemory();
+    return false;
+}
+
+/* Turn a list of such into names that are told. NULL if it fails. */
+static struct told *parse_told(PyObject *list)
+{
+    Py_ssize_t size = PyList_Size(list);
+    struct told *told = size < 0 ? NULL : told_new((size_t)size);
+    if (told == NULL)
+        return size < 0 ? NULL : (struct told *)PyErr_NoMemory();
+    for (Py_ssize_t at = 0; at < size; at++)
+        if (!parse_told_name(PyList_GET_ITEM(list, at), &told->names[at])) {
+            told_free(told);
+            return NULL;
+        }
+    told_sort(told);
+    return told;
+}
+
+/* Turn (layer, path, names) into SOURCE; names are None where they are to be read. */
+static bool parse_source(PyObject *item, struct source *source)
+{
+    const char *path;
+    PyObject *names;
+    if (!PyArg_ParseTuple(item, "iyO", &source->layer, &path, &names))
+        return false;
+    source->fd = -1;
+    if (names != Py_None && (source->told = parse_told(names)) == NULL)
+        return false;
+    source->path = strdup(path);
+    if (source->path == NULL)
+        PyErr_NoMemory();
+    return source->path != NULL;
+}
+
+/* Turn a sequence of such into sources, to be freed with all that they have. NULL if it fails. */
 static struct source *parse_sources(PyObject *sequence, size_t *count)
 {
     Py_ssize_t size = PySequence_Size(sequence);
@@ -186,17 +244,12 @@ static struct source *parse_sources(PyObject *sequence, size_t *count)
     if (sources == NULL)
         return (struct source *)PyErr_NoMemory();
     for (Py_ssize_t at = 0; at < size; at++) {
-        const char *path;
         PyObject *item = PySequence_GetItem(sequence, at);
-        bool good = item != NULL && PyArg_ParseTuple(item, "iy", &sources[at].layer, &path);
-        if (good)
-            sources[at] = (struct source){sources[at].layer, -1, strdup(path)};
+        bool good = item != NULL && parse_source(item, &sources[at]);
         Py_XDECREF(item);
-        if (!good || sources[at].path == NULL) {
-            while (at-- > 0)
-                free(sources[at].path);
-            free(sources);
-            return PyErr_Occurred() ? NULL : (struct source *)PyErr_NoMemory();
+        if (!good) {
+            tree_free_sources(sources, (size_t)size);
+            return NULL;
         }
     }
     *count = (size_t)size;
@@ -215,8 +268,9 @@ static void append_question(const struct question *question, void *list)
 PyDoc_STRVAR(fill_doc,
              "fill(number, above, references, sources, upper_fd)\n\n"
              "Let the plane know all names in directory NUMBER, which is in directory ABOVE, to\n"
-             "which the kernel has REFERENCES, and which consists of SOURCES: (layer, path) each,\n"
-             "topmost first. UPPER_FD, which becomes the plane's, is its descriptor in the upper;\n"
+             "which the kernel has REFERENCES, and which consists of SOURCES: (layer, path, names)\n"
+             "each, topmost first. Names that are told are a list of (name, type, plain, bare,\n"
+             "attributes, text), see told.h; None if they are to be read. UPPER_FD, which becomes the plane's, is its descriptor in the upper;\n"
              "-1 if it is not there. Answers the names that only Python can tell of, with the\n"
              "position of the topmost layer that has each; None if it is known already.\n"
              "Raises OSError.");
@@ -232,8 +286,13 @@ static PyObject *fill(PyObject *module, PyObject *arguments)
         return NULL;
     struct source *sources = parse_sources(sequence, &count);
     PyObject *list = sources == NULL ? NULL : PyList_New(0);
-    if (list == NULL)
+    if (list == NULL) {
+        if (sources != NULL)
+            tree_free_sources(sources, count);
+        if (upper_fd >= 0)
+            close(upper_fd);
         return NULL;
+    }
     int error = names_fill(number, above, references, sources, count, upper_fd, append_question,
                            list);
     if (error == 0 && !PyErr_Occurred())
@@ -315,6 +374,32 @@ static PyObject *put(PyObject *module, PyObject *arguments)
     }
     return PyBool_FromLong(names_put(parent, name, (size_t)length, number, type,
                                      attributes == NULL ? NULL : &copy, references));
+}
+
+PyDoc_STRVAR(trusted_doc, "trusted(number) -> bool\n\n"
+                          "Whether the plane may open file NUMBER, or its name was not told.");
+
+static PyObject *trusted(PyObject *module, PyObject *argument)
+{
+    (void)module;
+    unsigned long long number = PyLong_AsUnsignedLongLong(argument);
+    if (PyErr_Occurred())
+        return NULL;
+    return PyBool_FromLong(tree_is_trusted(number));
+}
+
+PyDoc_STRVAR(trust_doc, "trust(number, path) -> bool\n\n"
+                        "The content of file NUMBER, whose name was told, is right; it is at PATH\n"
+                        "below the layer's root. Answers whether the plane may open it since now.");
+
+static PyObject *trust(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    unsigned long long number;
+    const char *path;
+    if (!PyArg_ParseTuple(arguments, "Ky", &number, &path))
+        return NULL;
+    return PyBool_FromLong(tree_trust(number, path));
 }
 
 PyDoc_STRVAR(remove_doc, "remove(parent, name)\n\nDirectory PARENT has NAME no more.");
@@ -483,6 +568,8 @@ static PyMethodDef methods[] = {
     {"copies", copies, METH_VARARGS, copies_doc},
     {"fill", fill, METH_VARARGS, fill_doc},
     {"put", put, METH_VARARGS, put_doc},
+    {"trusted", trusted, METH_O, trusted_doc},
+    {"trust", trust, METH_VARARGS, trust_doc},
     {"remove", remove_name, METH_VARARGS, remove_doc},
     {"raised", raised, METH_VARARGS, raised_doc},
     {"unknown", unknown, METH_O, unknown_doc},

@@ -75,8 +75,8 @@ void names_unknown(uint64_t number, names_asker *ask, void *data)
     const struct directory *directory = tree_directory(number);
     for (size_t at = 0; directory != NULL && at < directory->count; at++) {
         struct child *child = directory->children[at];
-        if (!child->gone && child->kind == ASK && child->number == 0 && !child->told) {
-            child->told = 1;
+        if (!child->gone && child->kind == ASK && child->number == 0 && !child->asked) {
+            child->asked = 1;
             ask_for(directory, child, ask, data);
         }
     }
@@ -373,7 +373,7 @@ static int open_plain(uint64_t number)
     if (!tree_find_place(number, 0, &place))
         return tree_open_upper(number, O_PATH);
     int fd = layers_name(&place.source, place.name);
-    free(place.source.path);
+    tree_leave_place(&place);
     return fd;
 }
 
@@ -395,10 +395,14 @@ static size_t read_first(uint64_t number, int fd, struct scratch *scratch)
 static int open_lower(uint64_t number)
 {
     struct place place;
+    int fd = -1;
     if (!tree_find_place(number, S_IFREG, &place))
         return -1;
-    int fd = layers_open(&place.source, place.name, number);
-    free(place.source.path);
+    if (!place.told)
+        fd = layers_open(&place.source, place.name, number);
+    else if (place.text != NULL)
+        fd = layers_content(place.source.layer, place.text);
+    tree_leave_place(&place);
     return fd;
 }
 
@@ -458,8 +462,26 @@ static enum verdict open_file(const struct request *request, struct scratch *scr
     return ANSWERED;
 }
 
+/* Where a link leads whose name was told. Answers its bytes in SCRATCH, -1 if there is none. */
+static ssize_t told_target(uint64_t number, struct scratch *scratch)
+{
+    struct place place;
+    ssize_t size = -1;
+    if (!tree_find_place(number, S_IFLNK, &place))
+        return -1;
+    if (place.text != NULL && strlen(place.text) <= scratch->size) {
+        size = (ssize_t)strlen(place.text);
+        memcpy(scratch->memory, place.text, (size_t)size);
+    }
+    tree_leave_place(&place);
+    return size;
+}
+
 static enum verdict read_link(const struct request *request, struct scratch *scratch)
 {
+    ssize_t told = told_target(request->header->nodeid, scratch);
+    if (told >= 0)
+        return answer_with(request, scratch->memory, (size_t)told);
     int fd = open_plain(request->header->nodeid);
     ssize_t size = fd < 0 ? -1 : readlinkat(fd, "", scratch->memory, scratch->size);
     if (fd >= 0)
@@ -494,7 +516,11 @@ static enum verdict get_attribute(const struct request *request, struct scratch 
     size_t room = request->size - sizeof(*in);
     if (strnlen(name, room) == room || in->size > scratch->size)
         return answer(request, EINVAL);
-    int fd = is_acl(name) || is_plain_attribute(name) ? open_plain(request->header->nodeid) : -1;
+    if (!is_acl(name) && !is_plain_attribute(name))
+        return FORWARD;
+    if (tree_is_bare(request->header->nodeid))
+        return answer(request, ENODATA);
+    int fd = open_plain(request->header->nodeid);
     if (fd < 0)
         return FORWARD;
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
@@ -563,7 +589,7 @@ static enum listed list_child(struct listing *listing, struct child *child, int 
         return LISTED;
     /* One that Python can't look up is left out, and does not hide the rest. */
     if (number == 0)
-        return child->kind == ASK && !child->told ? UNKNOWN : LISTED;
+        return child->kind == ASK && !child->asked ? UNKNOWN : LISTED;
     struct fuse_direntplus *entry = next_entry(listing, child->name, child->length, number,
                                                child->cookie, child->type);
     if (entry == NULL)

@@ -181,8 +181,10 @@ static void free_directory(struct directory *directory)
     for (size_t at = 0; at < directory->count; at++)
         free_child(directory->children[at]);
     close_sources(directory);
-    for (size_t at = 0; at < directory->source_count; at++)
+    for (size_t at = 0; at < directory->source_count; at++) {
         free(directory->sources[at].path);
+        told_free(directory->sources[at].told);
+    }
     if (directory->upper_fd >= 0) {
         close(directory->upper_fd);
         table_upper_fds--;

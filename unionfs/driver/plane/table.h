@@ -15,7 +15,7 @@
 #include <pthread.h>
 #include <sys/types.h>
 
-#include "wire.h"
+#include "told.h"
 
 extern pthread_mutex_t table_lock;
 
@@ -48,7 +48,7 @@ struct child {
     uint8_t below;      /* the upper has it, and layers below have something, too */
     uint8_t copied;     /* it was copied up here, and has marks that tell of it */
     uint8_t fresh;      /* it was made here, so that no mark can be on it */
-    uint8_t told;       /* Python was asked for it */
+    uint8_t asked;      /* Python was, for it */
     uint8_t claimed;    /* it is being removed or moved */
     uint8_t length;
     uint16_t source;    /* which of the directory's sources has it */
@@ -62,6 +62,7 @@ struct source {
     int layer;  /* position */
     int fd;     /* O_PATH, -1 if it is not at hand or somebody has taken it */
     char *path; /* below the layer's root, "." for the root itself */
+    struct told *told; /* all its names, if Python has told them; then there is no other way to them */
 };
 
 /* The names in a directory. */

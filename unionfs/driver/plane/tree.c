@@ -108,10 +108,12 @@ static void drop_hidden(struct directory *directory)
             table_remove_child(directory->children[at]);
 }
 
-static void free_sources(struct source *sources, size_t count)
+void tree_free_sources(struct source *sources, size_t count)
 {
-    for (size_t at = 0; at < count; at++)
+    for (size_t at = 0; at < count; at++) {
         free(sources[at].path);
+        told_free(sources[at].told);
+    }
     free(sources);
 }
 
@@ -120,7 +122,7 @@ static struct directory *new_directory(struct source *sources, size_t count, int
 {
     struct directory *directory = calloc(1, sizeof(*directory) + count * sizeof(*sources));
     if (directory == NULL) {
-        free_sources(sources, count);
+        tree_free_sources(sources, count);
         if (upper_fd >= 0)
             close(upper_fd);
         return NULL;
@@ -133,6 +135,20 @@ static struct directory *new_directory(struct source *sources, size_t count, int
     directory->busy = 1;
     directory->last_cookie = 2; /* after "." and ".." */
     return directory;
+}
+
+static bool add_told(struct directory *directory, size_t source)
+{
+    const struct told *told = directory->sources[source].told;
+    bool good = true;
+    pthread_mutex_lock(&table_lock);
+    for (size_t at = 0; good && at < told->count; at++) {
+        const struct told_name *name = &told->names[at];
+        struct found found = {name->name, strlen(name->name), name->type};
+        good = add_found(directory, source, &found);
+    }
+    pthread_mutex_unlock(&table_lock);
+    return good;
 }
 
 /* Answers 0, or an errno. */
@@ -158,6 +174,10 @@ static int read_sources(struct directory *directory)
     if (directory->upper)
         error = read_source(directory, IN_UPPER, directory->upper_fd);
     for (size_t at = 0; error == 0 && at < directory->source_count; at++) {
+        if (directory->sources[at].told != NULL) {
+            error = add_told(directory, at) ? 0 : ENOMEM;
+            continue;
+        }
         int fd = layers_directory(&directory->sources[at]);
         if (fd < 0)
             return errno;
@@ -230,18 +250,28 @@ static struct source *sources_below(const struct child *child, size_t *count)
                        ? asprintf(&sources[at].path, "%s", child->name)
                        : asprintf(&sources[at].path, "%s/%s", from->path, child->name);
         if (size < 0) {
-            free_sources(sources, at);
+            tree_free_sources(sources, at);
             return NULL;
         }
     }
     return sources;
 }
 
-/* Whether NODE is a plain directory whose names are not all known. */
+/* Whether all that the directory CHILD consists of can be read. */
+static bool is_readable(const struct child *child)
+{
+    for (size_t at = 0; at <= child->more; at++)
+        if (layers_told(tree_layer(child->directory,
+                                   at == 0 ? child->source : child->further[at - 1])))
+            return false;
+    return true;
+}
+
+/* Whether NODE is a plain directory whose names are not all known, but can be read. */
 static bool is_unread(const struct node *node)
 {
     return node->is_directory && (node->directory == NULL || node->directory->partial)
-           && !node->pinned && node->child != NULL;
+           && !node->pinned && node->child != NULL && is_readable(node->child);
 }
 
 /* The directory, yet to be read, that plain NODE is; NULL if that can't be said. */
@@ -372,6 +402,13 @@ bool tree_ask(struct directory *directory, const char *name, size_t length, int 
 
 /* Plain nodes */
 
+/* What was told of CHILD in the SOURCE of its directory that has it; NULL if that was read. */
+static struct told_name *told_child(const struct child *child, size_t source)
+{
+    struct told *told = source == IN_UPPER ? NULL : child->directory->sources[source].told;
+    return told == NULL ? NULL : told_find(told, child->name);
+}
+
 bool tree_find_place(uint64_t number, mode_t type, struct place *place)
 {
     bool found = false;
@@ -380,14 +417,64 @@ bool tree_find_place(uint64_t number, mode_t type, struct place *place)
     if (node != NULL && !node->pinned && !node->upper && node->child != NULL
         && (type == 0 || (node->attributes.mode & S_IFMT) == type)) {
         const struct child *child = node->child;
-        place->source = child->directory->sources[child->source];
+        *place = (struct place){.source = child->directory->sources[child->source]};
         place->source.path = strdup(place->source.path);
         memcpy(place->name, child->name, child->length);
-        place->name[child->length] = '\0';
+        const struct told_name *told = told_child(child, child->source);
+        if (told != NULL) {
+            place->told = true;
+            place->text = told->text == NULL ? NULL : strdup(told->text);
+        }
         found = place->source.path != NULL;
     }
     pthread_mutex_unlock(&table_lock);
     return found;
+}
+
+void tree_leave_place(struct place *place)
+{
+    free(place->source.path);
+    free(place->text);
+}
+
+/* What was told of plain node NUMBER of a lower layer. Under the lock. */
+static struct told_name *told_node(uint64_t number)
+{
+    const struct node *node = table_find(number);
+    if (node == NULL || node->pinned || node->upper || node->child == NULL)
+        return NULL;
+    return told_child(node->child, node->child->source);
+}
+
+bool tree_is_bare(uint64_t number)
+{
+    pthread_mutex_lock(&table_lock);
+    const struct told_name *told = told_node(number);
+    bool bare = told != NULL && told->bare;
+    pthread_mutex_unlock(&table_lock);
+    return bare;
+}
+
+bool tree_is_trusted(uint64_t number)
+{
+    pthread_mutex_lock(&table_lock);
+    const struct told_name *told = told_node(number);
+    bool trusted = told == NULL || told->text != NULL;
+    pthread_mutex_unlock(&table_lock);
+    return trusted;
+}
+
+bool tree_trust(uint64_t number, const char *path)
+{
+    bool trusted = false;
+    pthread_mutex_lock(&table_lock);
+    struct told_name *told = told_node(number);
+    if (told != NULL && told->type == DT_REG && told->text == NULL) {
+        told->text = strdup(path);
+        trusted = told->text != NULL;
+    }
+    pthread_mutex_unlock(&table_lock);
+    return trusted;
 }
 
 bool tree_claim(struct child *child, struct claim *claim)
@@ -407,6 +494,23 @@ void tree_settle(struct claim *claim)
     pthread_cond_broadcast(&table_settled);
 }
 
+/* As layers_stat, of CHILD in the SOURCE of its directory. */
+static int stat_source(const struct child *child, size_t source, int *fds, uint64_t *number,
+                       struct fuse_attr *attributes)
+{
+    const struct directory *directory = child->directory;
+    int layer = tree_layer(directory, source);
+    const struct told_name *told = told_child(child, source);
+    if (told != NULL) {
+        *number = layers_number(layer, told->attributes.ino);
+        *attributes = told->attributes;
+        attributes->ino = *number;
+        return *number == 0 || !told->plain;
+    }
+    int fd = source_fd(directory, source, fds);
+    return fd < 0 ? 1 : layers_stat(layer, fd, child->name, child->type, number, attributes);
+}
+
 /* Whether what CHILD consists of is what layers have under one name, without further rules. */
 static bool is_unmarked(const struct child *child, int *fds)
 {
@@ -416,6 +520,9 @@ static bool is_unmarked(const struct child *child, int *fds)
         return true; /* what matters is looked at when it is opened */
     for (size_t at = 0; at <= child->more && !child->fresh; at++) {
         size_t source = at == 0 ? child->source : child->further[at - 1];
+        const struct told_name *told = told_child(child, source);
+        if (told != NULL && told->plain)
+            continue;
         int fd = source_fd(directory, source, fds);
         if (fd < 0
             || layers_has_marks(tree_layer(directory, source), fd, child->name, is_directory))
@@ -431,13 +538,8 @@ static bool is_unmarked(const struct child *child, int *fds)
 static int examine(const struct child *child, int *fds, uint64_t *number,
                    struct fuse_attr *attributes)
 {
-    const struct directory *directory = child->directory;
     struct fuse_attr ignored;
-    int fd = source_fd(directory, child->source, fds);
-    if (fd < 0)
-        return 1;
-    int layer = tree_layer(directory, child->source);
-    int result = layers_stat(layer, fd, child->name, child->type, number, attributes);
+    int result = stat_source(child, child->source, fds, number, attributes);
     /* It may be noted in a mark, or that of another name that was copied up (the index). */
     if (result == 1 && layers_upper() >= 0)
         *number = 0;
@@ -452,11 +554,7 @@ static int examine(const struct child *child, int *fds, uint64_t *number,
     if (child->source != IN_UPPER)
         return 0;
     /* The number is that of the topmost below. */
-    fd = source_fd(directory, child->further[0], fds);
-    if (fd < 0)
-        return 1;
-    result = layers_stat(tree_layer(directory, child->further[0]), fd, child->name, child->type,
-                         number, &ignored);
+    result = stat_source(child, child->further[0], fds, number, &ignored);
     attributes->ino = *number;
     return result;
 }

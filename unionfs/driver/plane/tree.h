@@ -21,6 +21,9 @@ struct directory *tree_directory(uint64_t number);
  */
 struct directory *tree_read(struct source *sources, size_t count, int upper_fd);
 
+/* Free sources that were not given away, with all that they have. */
+void tree_free_sources(struct source *sources, size_t count);
+
 /* Let node NUMBER, a new one if there is none, have DIRECTORY. Answers 0, or an errno. */
 int tree_install(struct directory *directory, uint64_t number, struct node **node);
 
@@ -53,12 +56,30 @@ int tree_layer(const struct directory *directory, size_t source);
 
 /* Where a plain node of a lower layer is: copies, to be used without the lock. */
 struct place {
-    struct source source; /* its path is to be freed */
+    struct source source;
     char name[NAME_MAX + 1];
+    bool told;  /* the layer's names are; then SOURCE does not lead to it */
+    char *text; /* as of struct told_name */
 };
 
-/* Answers whether NUMBER is such a node, of TYPE (S_IFMT) if that is not 0. Called without the lock. */
+/*
+ * Answers whether NUMBER is such a node, of TYPE (S_IFMT) if that is not 0; then the place is to be
+ * left. Called without the lock.
+ */
 bool tree_find_place(uint64_t number, mode_t type, struct place *place);
+void tree_leave_place(struct place *place);
+
+/* Whether NUMBER is such a node, and known to have no extended attributes. */
+bool tree_is_bare(uint64_t number);
+
+/* Whether it may be opened here, or its name was not told. */
+bool tree_is_trusted(uint64_t number);
+
+/*
+ * PATH is where the content of file NUMBER is, whose name was told. Answers false if that was known,
+ * or does not matter. Called without the lock.
+ */
+bool tree_trust(uint64_t number, const char *path);
 
 /* The upper's descriptor of DIRECTORY, which stays the directory's; -1 if it is not at hand. */
 int tree_upper(struct directory *directory);
