@@ -205,7 +205,7 @@ class Filesystem:
 
     async def unlink(self, parent: int, name: bytes) -> None:
         """Take a name, not a directory's, away."""
-        self._raise_around(parent, name)
+        await self._raise_around(parent, name, content=False)
         directory, node = self._old_name(parent, name)
         if node.is_directory:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -238,7 +238,7 @@ class Filesystem:
         if flags & ~(syscalls.RENAME_NOREPLACE | syscalls.RENAME_EXCHANGE):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         if not flags & syscalls.RENAME_EXCHANGE:
-            self._raise_around(old_parent, old_name)
+            await self._raise_around(old_parent, old_name)
         source, node = self._old_name(old_parent, old_name)
         self._check_new_name(new_name)
         target = self._node(new_parent)
@@ -401,7 +401,7 @@ class Filesystem:
 
     async def setattr(self, number: int, changes: Changes, handle: int | None = None) -> Node:
         """Change attributes; handle: the open file it was asked through, if it was."""
-        self._raise_above(number)
+        await self._raise_above(number)
         node = self._node(number)
         self._check(node, self._forbidding(changes, handle))
         await self._tree.copy_up(node, changes.size, content=changes.size is not None)
@@ -568,7 +568,7 @@ class Filesystem:
         """
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if writable or flags & os.O_TRUNC:
-            self._raise_above(number)
+            await self._raise_above(number)
         else:
             await self._raise_proven(number)
         node = self._node(number)
@@ -776,17 +776,24 @@ class Filesystem:
 
     # What a mirror does itself, once the upper has the directory
 
-    def _raise_above(self, number: int) -> None:
+    async def _raise_above(self, number: int) -> None:
         """Raise MirroredError if the mirror can change a node now that is known to it alone."""
         place = None if number in self._nodes else self._mirror.where(number)
         if place is not None:
             self._raise_for_mirror(self._node(place.parent))
+            await self._raise_proven(number)
 
-    def _raise_around(self, parent: int, name: bytes) -> None:
-        """Raise MirroredError if the mirror can change a name now, of what is known to it alone."""
+    async def _raise_around(self, parent: int, name: bytes, *, content: bool = True) -> None:
+        """Raise MirroredError if the mirror can change a name now, of what is known to it alone.
+
+        content: whether it needs that as well.
+        """
         directory = self._node(parent)
-        if self._mirror.number(directory, name) and not self._tree.protection(directory):
+        number = self._mirror.number(directory, name)
+        if number and not self._tree.protection(directory):
             self._raise_for_mirror(directory)
+            if content:
+                await self._raise_proven(number)
 
     def _raise_for_mirror(self, directory: Node) -> None:
         if directory.upper is None and self._mirror.has_names(directory) is not None:

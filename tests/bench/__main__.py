@@ -53,7 +53,7 @@ class Size:
 _FULL = Size(_ALL, list(CONTENDERS), 5, 1.0)
 _QUICK = Size(
     [row for row in _ALL if not row.grows and Kind.PROGRAM not in row.figures.values()],
-    [name for name, contender in CONTENDERS.items() if not contender.user],
+    [name for name, one in CONTENDERS.items() if not one.user and not one.stored],
     1,
     0.05,
 )

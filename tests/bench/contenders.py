@@ -16,6 +16,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
+from tests.bench.stacks import IMAGE
 from tests.support import linux
 from tests.support.mounts import KernelMount
 
@@ -46,7 +47,8 @@ class Role(Enum):
 class Place:
     """What is to be mounted, and where. plain: the same tree as one directory.
 
-    fresh: upper, work and point are on a file system of their own that takes changes.
+    fresh: upper, work and point are on a file system of their own that takes changes. store: one
+    that has the layers as `stacks.IMAGE`, for who wants that.
     """
 
     layers: Sequence[Path]
@@ -55,6 +57,7 @@ class Place:
     work: Path
     point: Path
     fresh: bool
+    store: Path | None
 
 
 @dataclass
@@ -71,11 +74,12 @@ class Mounted:
 
 @dataclass(frozen=True)
 class Contender(ABC):
-    """A program under test. user: who mounts, and works in the mount."""
+    """A program under test. user: who mounts, and works in the mount. stored: it wants a store."""
 
     name: str
     role: Role
     user: int = 0
+    stored: bool = False
 
     @abstractmethod
     def mount(self, place: Place) -> Mounted:
@@ -215,8 +219,13 @@ def _colons(paths: Sequence[Path], suffix: str = "") -> str:
 
 def _unionmount(place: Place, *options: str) -> list[str]:
     chosen = ["-o", ",".join(options)] if options else []
+    layers = map(str, place.layers) if place.store is None else [IMAGE]
     words = ["--upper", str(place.upper), "--work", str(place.work), *chosen]
-    return [str(COMMAND), *words, *map(str, place.layers), str(place.point)]
+    return [str(COMMAND), *words, *layers, str(place.point)]
+
+
+def _image(place: Place) -> list[str]:
+    return ["env", f"LAYERSTORE={place.store}", *_unionmount(place, "dev", "suid")]
 
 
 def _fuse_overlayfs(place: Place) -> list[str]:
@@ -252,6 +261,7 @@ CONTENDERS: Final[Mapping[str, Contender]] = {
             words=lambda place: _unionmount(place, "dev", "suid", "driver=stock"),
         ),
         Fuse("unionmount-user", Role.OURS, NOBODY, words=_unionmount),
+        Fuse("unionmount-image", Role.OURS, stored=True, words=_image),
         Fuse("fuse-overlayfs", Role.FUSE, words=_fuse_overlayfs),
         Fuse("unionfs-fuse", Role.FUSE, words=_unionfs),
         Fuse("mergerfs", Role.FUSE, words=_mergerfs),

@@ -57,8 +57,10 @@ def creating(stand: Stand) -> Sequence[float]:
 def page_cache(stand: Stand) -> Sequence[float]:
     with contextlib.ExitStack() as mounts:
         stands = [stand, *(mounts.enter_context(stand.again()) for _ in range(_MOUNTS - 1))]
-        for layer in stand.stack.layers:
-            _forget(layer / "large")
+        for place in (*stand.stack.layers, *stand.stores):
+            for file in place.rglob("*"):
+                if file.is_file():
+                    _forget(file)
         before = _cached()
         for one in stands:
             one.seconds("sequential", one.root / "large", f"{1 << 20}")

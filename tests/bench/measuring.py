@@ -35,7 +35,7 @@ def measure(
         for name, kind in zip(row.names(), row.figures.values(), strict=True)
     ]
     unable: dict[str, str] = {}
-    workshop.read(row)
+    workshop.read(row, stored=any(contender.stored for contender in contenders))
     begin = time.monotonic()
     for number in range(rounds):
         allowed = seconds if number >= _LEAST_ROUNDS else seconds * _FAR_TOO_LONG

@@ -1,5 +1,6 @@
 """The stacks of layers that rows work on: made once, the same in every run."""
 
+import contextlib
 import functools
 import itertools
 import os
@@ -12,8 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
+from layerstore.pack import pack_tree
 from tests.bench import debianroot
 from tests.support.kept import Kept
+from tests.support.stores import StoreBuilder
+from unionfs.layers.directory import DirectoryLayer
+from unionfs.layers.markers import Dialects
+
+IMAGE: Final = "stack:1"
 
 _MIB: Final = 1 << 20
 _SMALL_FILE: Final = 1 << 16
@@ -135,6 +142,12 @@ class Stacks(Kept):
         """An empty directory, `d`."""
         return _one(self.once("blank", lambda made: (made / "plain/d").mkdir(parents=True)))
 
+    def store(self, stack: Stack) -> Path:
+        """A store that has a stack as the image IMAGE."""
+        name = stack.layers[0].relative_to(self.data).parts[0]
+        with self.alone():
+            return self.once(f"{name}-store", functools.partial(_import, stack))
+
     def _root(self) -> Path:
         return self.once("root", debianroot.make)
 
@@ -164,6 +177,14 @@ class Stacks(Kept):
 
 def _one(made: Path) -> Stack:
     return Stack([made / "plain"], made / "plain")
+
+
+def _import(stack: Stack, store: Path) -> None:
+    def tar(layer: Path) -> Iterator[bytes]:
+        with contextlib.closing(DirectoryLayer(os.fsencode(layer), Dialects.OVERLAY)) as opened:
+            yield from pack_tree(opened, lambda _: None)
+
+    StoreBuilder(store).image(IMAGE, map(tar, stack.layers))
 
 
 def _make_large(size: int, directory: Path) -> None:

@@ -57,13 +57,17 @@ class Workshop:
     views: Mapping[int, Path]
     really_cold: bool = False
 
-    def read(self, row: Row) -> None:
-        """Read all that a row's mounts will show, so that it is in the page cache."""
+    def read(self, row: Row, *, stored: bool) -> None:
+        """Read all that a row's mounts will show, so that it is in the page cache.
+
+        stored: that of a store as well.
+        """
         stack = self.stacks(row.on)
+        places = [stack.plain, *stack.layers]
+        if stored:
+            places.append(self.stacks.store(stack))
         read = ["-type", "f", "-exec", "cat", "{}", "+"]
-        subprocess.run(
-            ["find", stack.plain, *stack.layers, *read], stdout=subprocess.DEVNULL, check=True
-        )
+        subprocess.run(["find", *places, *read], stdout=subprocess.DEVNULL, check=True)
 
     @contextlib.contextmanager
     def mounted(self, contender: Contender, row: Row) -> Iterator["Stand"]:
@@ -73,7 +77,8 @@ class Workshop:
             layers = [self._seen(layer, contender) for layer in stack.layers]
             upper, work, point = (home / name for name in _PLACES)
             plain = self._seen(stack.plain, contender)
-            place = Place(layers, plain, upper, work, point, fresh=row.writes)
+            store = self.stacks.store(stack) if contender.stored else None
+            place = Place(layers, plain, upper, work, point, row.writes, store)
             mounted = contender.mount(place)
             if self.really_cold:
                 linux.drop_caches(pages=True)
@@ -151,6 +156,11 @@ class Stand:
         wanted = len(self.stack.names) * scale
         sizes = self.stack.directories
         return self.root / min(sorted(sizes), key=lambda path: abs(sizes[path] - wanted))
+
+    @property
+    def stores(self) -> list[Path]:
+        """The store that was mounted from, if one was."""
+        return [self.workshop.stacks.store(self.stack)] if self.contender.stored else []
 
     def many(self, full: int, least: int = 1) -> int:
         """How many of what there are *full* of at full size."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from layerstore import exporting
@@ -21,6 +20,7 @@ from layerstore.oci.documents import (
     make_config,
     make_manifest,
 )
+from layerstore.pieces import PieceReader
 from layerstore.repository import Image, Repository
 
 _PLATFORM = Platform("amd64", "linux")
@@ -35,12 +35,17 @@ class StoreBuilder:
     def opened(self) -> Repository:
         return Repository(str(self.path))
 
-    def layer(self, tar: bytes, *, keep_blob: bool = False) -> str:
-        """A layer that no image has; answers its diff ID. keep_blob: of what comes with gzip."""
-        stream = b"".join(compress([tar], Compression.GZIP)) if keep_blob else tar
+    def layer(self, tar: bytes | Iterator[bytes], *, keep_blob: bool = False) -> str:
+        """A layer that no image has; answers its diff ID.
+
+        tar: all of it, or its pieces. keep_blob: of what comes with gzip.
+        """
+        pieces = iter([tar]) if isinstance(tar, bytes) else tar
+        if keep_blob:
+            pieces = compress(pieces, Compression.GZIP)
         with self.opened() as repository:
             added = add_layer(
-                repository, io.BytesIO(stream), Claim(), lambda _: None, keep_blob=keep_blob
+                repository, PieceReader(pieces), Claim(), lambda _: None, keep_blob=keep_blob
             )
             os.close(added.lease)
         return added.diff_id
@@ -48,7 +53,7 @@ class StoreBuilder:
     def image(
         self,
         name: str | None,
-        tars: Iterable[bytes],
+        tars: Iterable[bytes | Iterator[bytes]],
         history: Iterable[History] | None = None,
         *,
         keep_blobs: bool = False,

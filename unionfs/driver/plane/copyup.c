@@ -55,22 +55,19 @@ static struct scratch_name new_name(void)
 struct copying {
     uint64_t number;
     int layer;
-    int source; /* the lower file */
+    int source; /* the lower file, or the content of one that was told */
+    const struct fuse_attr *told; /* what it is like, if that was told */
     off_t size; /* of which so many bytes are wanted; -1 for all */
     off_t whole; /* bytes that it is known to have */
 };
 
 /* Content */
 
-/* Whether all of the file, or what of it is wanted, can be copied as it is: without flags, or marks. */
-static bool is_simple(int fd, const struct stat *status, off_t size)
+/* Whether the file can be copied as it is: without flags, or marks. */
+static bool is_simple(int fd, const struct stat *status)
 {
     int flags = 0;
-    if (!S_ISREG(status->st_mode) || status->st_nlink != 1 || size > COPIED_MOST
-        || flistxattr(fd, NULL, 0) != 0)
-        return false;
-    /* Holes are Python's. */
-    if (size > 0 && status->st_blocks * 512 < status->st_size)
+    if (!S_ISREG(status->st_mode) || status->st_nlink != 1 || flistxattr(fd, NULL, 0) != 0)
         return false;
     return ioctl(fd, FS_IOC_GETFLAGS, &flags) != 0
            || !(flags & (FS_SYNC_FL | FS_IMMUTABLE_FL | FS_APPEND_FL | FS_NOATIME_FL));
@@ -202,6 +199,25 @@ static bool settle(int fd)
     }
 }
 
+/* What the copy is to be like. Answers whether it can be made here. */
+static bool describe(const struct copying *copying, struct stat *status, off_t *size)
+{
+    if (fstat(copying->source, status) != 0 || status->st_size != copying->whole)
+        return false; /* the layer has changed */
+    bool cut = copying->size >= 0 && copying->size < status->st_size;
+    *size = cut ? copying->size : status->st_size;
+    /* Holes are Python's. */
+    if (*size > COPIED_MOST || (*size > 0 && status->st_blocks * 512 < status->st_size))
+        return false;
+    if (copying->told == NULL && !is_simple(copying->source, status))
+        return false;
+    if (copying->told != NULL)
+        layers_told_status(copying->told, status);
+    if (cut)
+        status->st_mtim = (struct timespec){.tv_nsec = UTIME_NOW};
+    return true;
+}
+
 /*
  * Make TARGET, which is empty and nobody's yet, the copy. In this order: a change of owner takes
  * set-user-ID away; and what is written changes the time.
@@ -209,19 +225,16 @@ static bool settle(int fd)
 static bool build(const struct copying *copying, int target)
 {
     struct stat status;
-    if (fstat(copying->source, &status) != 0 || status.st_size != copying->whole)
-        return false; /* the layer has changed */
-    bool cut = copying->size >= 0 && copying->size < status.st_size;
-    off_t size = cut ? copying->size : status.st_size;
+    off_t size;
+    if (!describe(copying, &status, &size))
+        return false;
     struct timespec times[2] = {status.st_atim, status.st_mtim};
-    if (cut)
-        times[1] = (struct timespec){.tv_nsec = UTIME_NOW};
-    return is_simple(copying->source, &status, size)
-           && copy_content(copying, target, size, status.st_size)
+    return copy_content(copying, target, size, status.st_size)
            && (size == 0 || begin_to_settle(target))
            && fchown(target, status.st_uid, status.st_gid) == 0
            && set_number(target, copying->number)
-           && set_origin(target, copying->layer, copying->source)
+           && (copying->told != NULL
+               || set_origin(target, copying->layer, copying->source))
            && fchmod(target, status.st_mode & 07777) == 0 && futimens(target, times) == 0
            && (size == 0 || settle(target));
 }
@@ -307,10 +320,13 @@ int copyup_file(uint64_t number, off_t size)
     if (!copyup_possible() || !tree_find_place(number, S_IFREG, &place))
         return -1;
     int target = -1;
-    /* What was told of a file is not what its content's file has. */
-    if (!place.told && claim_file(number, &claim, &whole)) {
-        struct copying copying = {number, place.source.layer,
-                                  layers_open(&place.source, place.name, number), size, whole};
+    if ((!place.told || place.bare) && claim_file(number, &claim, &whole)) {
+        struct copying copying = {.number = number,
+                                  .layer = place.source.layer,
+                                  .source = tree_open_place(&place, number),
+                                  .told = place.told ? &place.attributes : NULL,
+                                  .size = size,
+                                  .whole = whole};
         if (copying.source >= 0) {
             target = copy(&copying, &claim);
             close(copying.source);

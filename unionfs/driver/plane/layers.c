@@ -263,6 +263,15 @@ static bool is_plain(const struct stat *status, uint8_t type)
     return owners_known || (status->st_uid != OVERFLOW_ID && status->st_gid != OVERFLOW_ID);
 }
 
+void layers_told_status(const struct fuse_attr *told, struct stat *status)
+{
+    status->st_mode = told->mode;
+    status->st_uid = told->uid;
+    status->st_gid = told->gid;
+    status->st_atim = (struct timespec){(time_t)told->atime, told->atimensec};
+    status->st_mtim = (struct timespec){(time_t)told->mtime, told->mtimensec};
+}
+
 uint64_t layers_number(int layer, uint64_t inode)
 {
     return number_of(&layers[layer], layers[layer].device, inode);

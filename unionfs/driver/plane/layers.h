@@ -89,6 +89,9 @@ int layers_open(const struct source *source, const char *name, uint64_t number);
 /* Open a content of LAYER, whose names are told, for reading. -1 with errno. */
 int layers_content(int layer, const char *path);
 
+/* Put owner, mode and times of what was told into STATUS. */
+void layers_told_status(const struct fuse_attr *told, struct stat *status);
+
 /* The number of inode INODE of LAYER, whose names are told; 0 if only Python knows it. */
 uint64_t layers_number(int layer, uint64_t inode);
 

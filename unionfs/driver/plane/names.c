@@ -395,13 +395,9 @@ static size_t read_first(uint64_t number, int fd, struct scratch *scratch)
 static int open_lower(uint64_t number)
 {
     struct place place;
-    int fd = -1;
     if (!tree_find_place(number, S_IFREG, &place))
         return -1;
-    if (!place.told)
-        fd = layers_open(&place.source, place.name, number);
-    else if (place.text != NULL)
-        fd = layers_content(place.source.layer, place.text);
+    int fd = tree_open_place(&place, number);
     tree_leave_place(&place);
     return fd;
 }

@@ -423,6 +423,8 @@ bool tree_find_place(uint64_t number, mode_t type, struct place *place)
         const struct told_name *told = told_child(child, child->source);
         if (told != NULL) {
             place->told = true;
+            place->bare = told->bare;
+            place->attributes = told->attributes;
             place->text = told->text == NULL ? NULL : strdup(told->text);
         }
         found = place->source.path != NULL;
@@ -435,6 +437,13 @@ void tree_leave_place(struct place *place)
 {
     free(place->source.path);
     free(place->text);
+}
+
+int tree_open_place(const struct place *place, uint64_t number)
+{
+    if (!place->told)
+        return layers_open(&place->source, place->name, number);
+    return place->text == NULL ? -1 : layers_content(place->source.layer, place->text);
 }
 
 /* What was told of plain node NUMBER of a lower layer. Under the lock. */

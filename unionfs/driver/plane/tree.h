@@ -58,8 +58,10 @@ int tree_layer(const struct directory *directory, size_t source);
 struct place {
     struct source source;
     char name[NAME_MAX + 1];
-    bool told;  /* the layer's names are; then SOURCE does not lead to it */
-    char *text; /* as of struct told_name */
+    bool told; /* the layer's names are; then SOURCE does not lead to it, but this tells of it: */
+    bool bare;
+    char *text;
+    struct fuse_attr attributes;
 };
 
 /*
@@ -68,6 +70,9 @@ struct place {
  */
 bool tree_find_place(uint64_t number, mode_t type, struct place *place);
 void tree_leave_place(struct place *place);
+
+/* A descriptor for reading regular file NUMBER at PLACE; -1 if Python has to open it. */
+int tree_open_place(const struct place *place, uint64_t number);
 
 /* Whether NUMBER is such a node, and known to have no extended attributes. */
 bool tree_is_bare(uint64_t number);
