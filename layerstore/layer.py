@@ -110,18 +110,20 @@ class StoredLayer:
     def catalogue(self, directory: Entry) -> Iterator[Catalogued]:
         with self._os_errors():
             for name, inode in self.index.children(directory.handle):
-                text = self._content_path(inode) if inode.target is None else inode.target
+                text, key = inode.target, inode.key
+                if key is not None and self._verified[inode.inode]:
+                    text = os.fsencode(self._objects.path_below(key))
                 has_attributes = inode.inode in self._with_attributes
                 yield Catalogued(name, self._named(inode), has_attributes, text)
 
-    def content_path(self, entry: Entry) -> bytes | None:
+    def content_path(self, directory: Entry, name: bytes) -> bytes:
         with self._os_errors():
-            return self._content_path(self.index.inode(entry.handle))
-
-    def _content_path(self, inode: Inode) -> bytes | None:
-        if inode.key is None or not self._verified[inode.inode]:
-            return None
-        return os.fsencode(self._objects.path_below(inode.key))
+            inode = self.index.child(directory.handle, name)
+            if inode is None or inode.key is None:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            if not self._verified[inode.inode]:
+                os.close(self._opened(inode.inode, inode.key))
+            return os.fsencode(self._objects.path_below(inode.key))
 
     def metacopy(self, entry: Entry) -> bytes | None:
         """None: every file of an image has its own content."""
@@ -159,23 +161,23 @@ class StoredLayer:
             key = self.index.inode(entry.handle).key
             if key is None:
                 raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-            descriptor = self._objects.open(key)
-            try:
-                self._verify(entry.handle, descriptor, key)
-            except BaseException:
-                os.close(descriptor)
-                raise
-        return descriptor
+            return self._opened(entry.handle, key)
 
     def opens_slowly(self, entry: Entry) -> bool:
         return entry.attributes.st_size > _SOON_READ and not self._verified[entry.handle]
 
-    def _verify(self, inode: int, descriptor: int, key: Key) -> None:
+    def _opened(self, inode: int, key: Key) -> int:
         """When a content is first opened, all of it is read: nothing wrong is ever given out."""
-        if not self._verified[inode]:
-            if not has_hash(descriptor, key):
-                raise DamagedError(f"object {key.name} is damaged; see layerstore check")
-            self._verified[inode] = 1
+        descriptor = self._objects.open(key)
+        try:
+            if not self._verified[inode]:
+                if not has_hash(descriptor, key):
+                    raise DamagedError(f"object {key.name} is damaged; see layerstore check")
+                self._verified[inode] = 1
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
 
     def content_key(self, entry: Entry) -> Hashable | None:
         """What equals that of another regular file of this store just when their contents do."""

@@ -589,9 +589,11 @@ class Filesystem:
         place = self._mirror.unproven(number)
         if place is None:
             return
-        source = self._tree.source(self._node(place.parent), place)
+        (position, *_) = place.positions
+        directory = self._tree.source(self._node(place.parent), position)
+        source = directory._replace(entry=place.entry(position, directory.entry))
         os.close(await open_source(source))
-        if self._mirror.proven(number, source):
+        if self._mirror.proven(number, place, directory):
             raise MirroredError
 
     async def _open_to_read(self, node: Node) -> int:

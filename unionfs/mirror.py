@@ -130,8 +130,11 @@ class Mirror(Protocol):
         """Where a plain file is that the mirror can't open before we have looked at its content."""
         ...
 
-    def proven(self, number: int, source: Source) -> bool:
-        """Such a file could be opened as *source*; answers whether the mirror can do so now."""
+    def proven(self, number: int, place: Whereabouts, directory: Source) -> bool:
+        """Such a file could be opened; answers whether the mirror can do so now, and not before.
+
+        directory: the source, of its directory, that has it.
+        """
         ...
 
     def adopt(self, number: int) -> Adopted:
@@ -199,7 +202,7 @@ class NoMirror:
         """None is."""
         return None
 
-    def proven(self, number: int, source: Source) -> bool:
+    def proven(self, number: int, place: Whereabouts, directory: Source) -> bool:
         """It can't."""
         return False
 

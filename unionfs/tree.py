@@ -228,6 +228,10 @@ class Tree:
             return 1
         return attributes.st_nlink
 
+    def source(self, node: Node, position: int) -> Source:
+        """The source of a node that is of the layer at *position*."""
+        return next(source for source in node.stack if source.position == position)
+
     def content(self, node: Node) -> Source:
         """The source that holds the content of a regular file."""
         if node.content is None:
@@ -317,7 +321,11 @@ class Tree:
         known = parent.children.get(place.name)
         if isinstance(known, Node):
             return known if known.number == number else None
-        sources = self._sources(parent, place)
+        above = {source.position: source for source in parent.stack}
+        sources = [
+            above[position]._replace(entry=place.entry(position, above[position].entry))
+            for position in place.positions
+        ]
         first = sources[0]
         upper = sources.pop(0) if first.position == self._upper_position else None
         base = sources[0] if sources else first
@@ -328,18 +336,6 @@ class Tree:
         self.nodes.add(node)
         self.nodes.add_name(node, parent, place.name, None if upper else first.position)
         return node
-
-    def source(self, parent: Node, place: Whereabouts) -> Source:
-        """The topmost source of what is at a place that only the mirror knows."""
-        return self._sources(parent, place)[0]
-
-    @staticmethod
-    def _sources(parent: Node, place: Whereabouts) -> list[Source]:
-        above = {source.position: source for source in parent.stack}
-        return [
-            above[position]._replace(entry=place.entry(position, above[position].entry))
-            for position in place.positions
-        ]
 
     def adopt_removed(self, number: int) -> Node | None:
         """The node of a number that only the mirror knows, and that has no name any more."""

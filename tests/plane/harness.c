@@ -397,6 +397,23 @@ static void free_changes(void)
     }
 }
 
+/* Tell of the content of a file, and of others beside it. Answers whether it was not known. */
+static bool trust(uint64_t number)
+{
+    struct whereabouts place;
+    char *names[8];
+    if (!names_where(number, &place))
+        return false;
+    free(place.layers);
+    place.name[place.length] = '\0';
+    size_t count = tree_untrusted(number, draw_number(), names, draw(8));
+    for (size_t at = 0; at < count; at++) {
+        tree_trust(place.parent, names[at], names[at]);
+        free(names[at]);
+    }
+    return tree_trust(place.parent, place.name, chance(4) ? "absent" : "other/in");
+}
+
 /* What mirror.py and operations.py do with a request that the plane left to them. */
 static void answer_as_python(const struct fuse_in_header *header)
 {
@@ -446,7 +463,7 @@ static void answer_as_python(const struct fuse_in_header *header)
     case FUSE_OPEN:
     case FUSE_CREATE:
         if (header->opcode == FUSE_OPEN && !tree_is_trusted(header->nodeid)
-            && tree_trust(header->nodeid, chance(4) ? "absent" : "other/in")) {
+            && trust(header->nodeid)) {
             reply_with(header->unique, AGAIN, NULL, 0);
             return;
         }

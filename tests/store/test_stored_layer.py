@@ -18,6 +18,7 @@ from layerstore.layer import StoredLayer
 from layerstore.repository import Repository
 from tests.support import tars
 from tests.support.stores import StoreBuilder
+from tests.unit.errors import raises
 from unionfs.model import Entry
 
 LARGE = b"x" * (5 << 20)
@@ -96,12 +97,8 @@ def test_where_a_content_is_it_tells_once_that_was_verified(place: Place) -> Non
         return {name.name: name.text for name in layer.catalogue(entry(layer, b"d"))}
 
     with place.opened() as layer:
-        small = entry(layer, b"d", b"small")
-        assert layer.content_path(small) is None
         assert told(layer) == {b"other": None, b"small": None}
-        assert read(layer, b"d", b"small") == b"content"
-        path = layer.content_path(small)
-        assert path is not None
+        path = layer.content_path(entry(layer, b"d"), b"small")
         assert told(layer) == {b"other": None, b"small": path}
         with open(os.open(path, os.O_RDONLY, dir_fd=layer.contents()), "rb") as file:
             assert file.read() == b"content"
@@ -110,9 +107,15 @@ def test_where_a_content_is_it_tells_once_that_was_verified(place: Place) -> Non
 def test_a_damaged_content_is_nowhere(place: Place) -> None:
     with place.opened() as layer:
         place.object(layer, b"d", b"small").write_bytes(b"tnetnoc")
-        with input_output_error():
-            read(layer, b"d", b"small")
-        assert layer.content_path(entry(layer, b"d", b"small")) is None
+        for _ in range(2):
+            with input_output_error():
+                layer.content_path(entry(layer, b"d"), b"small")
+
+
+@pytest.mark.parametrize("name", [b"d", b"link", b"gone", b"none"])
+def test_only_regular_files_have_a_content(place: Place, name: bytes) -> None:
+    with place.opened() as layer, raises(errno.EINVAL):
+        layer.content_path(layer.root(), name)
 
 
 # Contents
@@ -257,7 +260,7 @@ def test_what_can_not_be_a_name_is_an_input_output_error(place: Place, name: byt
         lambda layer, file: layer.open(file),
         lambda layer, file: layer.content_key(file),
         lambda layer, file: list(layer.catalogue(file)),
-        lambda layer, file: layer.content_path(file),
+        lambda layer, file: layer.content_path(layer.root(), b"link"),
     ],
 )
 def test_whatever_a_damaged_index_is_asked_is_an_input_output_error(

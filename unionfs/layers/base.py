@@ -144,7 +144,7 @@ class Catalogued(NamedTuple):
     """All that a layer knows of a name without reading anything else.
 
     has_attributes: whether it has extended attributes. text: the target of a symbolic link; where
-    the content of a regular file is, as :meth:`Catalogue.content_path` answers it; None for others.
+    the content of a regular file is (:meth:`Catalogue.content_path`), if that is known; else None.
     """
 
     name: bytes
@@ -165,9 +165,9 @@ class Catalogue(Layer, Protocol):
         """All that the layer says of the names in *directory*, as ``listing`` has them."""
         ...
 
-    def content_path(self, entry: Entry) -> bytes | None:
-        """Where the content of a regular file is, below ``contents``.
+    def content_path(self, directory: Entry, name: bytes) -> bytes:
+        """Where the content of a regular file is, below ``contents``; it is the layer's content.
 
-        None until ``open`` has found it to be the layer's content: then it stays that.
+        Raises OSError: EIO if it is another.
         """
         ...

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Final
@@ -24,6 +26,8 @@ from unionfs.upper import Upper
 _ATTRIBUTES: Final = struct.Struct("=QQQqqqIIIIIIIIII")
 _NO_ATTRIBUTES: Final = bytes(_ATTRIBUTES.size)
 _SECOND: Final = 10**9
+_AHEAD_SIZE: Final = 1 << 16
+"""Bytes that a file has at most which is verified before it is opened."""
 _WHITEOUT: Final = 14  # DT_WHT
 
 _ToldName = tuple[bytes, int, bool, bool, bytes, bytes | None]
@@ -36,6 +40,7 @@ class PlaneMirror:
         self.started = False
         self._layers: dict[int, DirectoryLayer] = {}
         self._catalogues: dict[int, Catalogue] = {}
+        self._proven: Counter[int] = Counter()  # how often in which directory
         self._owners_known = syscalls.every_id_is_mapped()
 
     def layer(self, position: int, layer: Layer, space: int | None, *, upper: bool) -> None:
@@ -206,10 +211,18 @@ class PlaneMirror:
         place = self.where(number)
         return place if place is not None and place.positions[0] in self._catalogues else None
 
-    def proven(self, number: int, source: Source) -> bool:
-        """Let the plane open a file of a catalogue, if it does not yet."""
-        path = self._catalogues[source.position].content_path(source.entry)
-        return path is not None and _plane.trust(number, path)
+    def proven(self, number: int, place: Whereabouts, directory: Source) -> bool:
+        """Let the plane open a file of a catalogue; and as many as were opened there before."""
+        layer = self._catalogues[directory.position]
+        path = layer.content_path(directory.entry, place.name)
+        proven = _plane.trust(place.parent, place.name, path)
+        ahead = self._proven[place.parent]
+        self._proven[place.parent] += 1
+        for name in _plane.untrusted(number, _AHEAD_SIZE)[:ahead]:
+            # Whoever opens it is told what is wrong.
+            with contextlib.suppress(OSError):
+                _plane.trust(place.parent, name, layer.content_path(directory.entry, name))
+        return proven
 
     def adopt(self, number: int) -> Adopted:
         """Take a plain node over."""

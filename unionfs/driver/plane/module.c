@@ -388,18 +388,42 @@ static PyObject *trusted(PyObject *module, PyObject *argument)
     return PyBool_FromLong(tree_is_trusted(number));
 }
 
-PyDoc_STRVAR(trust_doc, "trust(number, path) -> bool\n\n"
-                        "The content of file NUMBER, whose name was told, is right; it is at PATH\n"
-                        "below the layer's root. Answers whether the plane may open it since now.");
+PyDoc_STRVAR(untrusted_doc, "untrusted(number, size) -> list\n\n"
+                            "Names of files that the plane may not open yet, of at most SIZE bytes:\n"
+                            "some of those that were told after that of NUMBER.");
+
+static PyObject *untrusted(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    unsigned long long number, size;
+    char *names[64];
+    if (!PyArg_ParseTuple(arguments, "KK", &number, &size))
+        return NULL;
+    size_t count = tree_untrusted(number, size, names, sizeof(names) / sizeof(names[0]));
+    PyObject *list = PyList_New((Py_ssize_t)count);
+    for (size_t at = 0; at < count; at++) {
+        if (list != NULL)
+            PyList_SET_ITEM(list, (Py_ssize_t)at, PyBytes_FromString(names[at]));
+        free(names[at]);
+    }
+    if (PyErr_Occurred())
+        Py_CLEAR(list);
+    return list;
+}
+
+PyDoc_STRVAR(trust_doc, "trust(parent, name, path) -> bool\n\n"
+                        "The content of file NAME in PARENT, whose name was told, is right; it is\n"
+                        "at PATH below the layer's root. Answers whether the plane may open it\n"
+                        "since now.");
 
 static PyObject *trust(PyObject *module, PyObject *arguments)
 {
     (void)module;
-    unsigned long long number;
-    const char *path;
-    if (!PyArg_ParseTuple(arguments, "Ky", &number, &path))
+    unsigned long long parent;
+    const char *name, *path;
+    if (!PyArg_ParseTuple(arguments, "Kyy", &parent, &name, &path))
         return NULL;
-    return PyBool_FromLong(tree_trust(number, path));
+    return PyBool_FromLong(tree_trust(parent, name, path));
 }
 
 PyDoc_STRVAR(remove_doc, "remove(parent, name)\n\nDirectory PARENT has NAME no more.");
@@ -569,6 +593,7 @@ static PyMethodDef methods[] = {
     {"fill", fill, METH_VARARGS, fill_doc},
     {"put", put, METH_VARARGS, put_doc},
     {"trusted", trusted, METH_O, trusted_doc},
+    {"untrusted", untrusted, METH_VARARGS, untrusted_doc},
     {"trust", trust, METH_VARARGS, trust_doc},
     {"remove", remove_name, METH_VARARGS, remove_doc},
     {"raised", raised, METH_VARARGS, raised_doc},

@@ -464,6 +464,27 @@ bool tree_is_bare(uint64_t number)
     return bare;
 }
 
+size_t tree_untrusted(uint64_t number, uint64_t size, char **names, size_t most)
+{
+    size_t count = 0;
+    pthread_mutex_lock(&table_lock);
+    const struct told_name *found = told_node(number);
+    if (found != NULL) {
+        const struct child *child = table_find(number)->child;
+        const struct told *told = child->directory->sources[child->source].told;
+        const struct told_name *end = told->names + told->count;
+        for (const struct told_name *next = found + 1; next < end && count < most; next++)
+            if (next->type == DT_REG && next->text == NULL && next->attributes.size <= size) {
+                names[count] = strdup(next->name);
+                if (names[count] == NULL)
+                    break;
+                count++;
+            }
+    }
+    pthread_mutex_unlock(&table_lock);
+    return count;
+}
+
 bool tree_is_trusted(uint64_t number)
 {
     pthread_mutex_lock(&table_lock);
@@ -473,11 +494,14 @@ bool tree_is_trusted(uint64_t number)
     return trusted;
 }
 
-bool tree_trust(uint64_t number, const char *path)
+bool tree_trust(uint64_t parent, const char *name, const char *path)
 {
     bool trusted = false;
     pthread_mutex_lock(&table_lock);
-    struct told_name *told = told_node(number);
+    const struct directory *directory = tree_directory(parent);
+    const struct child *child =
+        directory == NULL ? NULL : table_child(directory, name, strlen(name));
+    struct told_name *told = child == NULL ? NULL : told_child(child, child->source);
     if (told != NULL && told->type == DT_REG && told->text == NULL) {
         told->text = strdup(path);
         trusted = told->text != NULL;

@@ -81,10 +81,16 @@ bool tree_is_bare(uint64_t number);
 bool tree_is_trusted(uint64_t number);
 
 /*
- * PATH is where the content of file NUMBER is, whose name was told. Answers false if that was known,
- * or does not matter. Called without the lock.
+ * PATH is where the content of file NAME of directory PARENT is, whose name was told. Answers false
+ * if that was known, or does not matter. Called without the lock.
  */
-bool tree_trust(uint64_t number, const char *path);
+bool tree_trust(uint64_t parent, const char *name, const char *path);
+
+/*
+ * Up to MOST names, to be freed, of files that may not be opened here yet, of at most SIZE bytes:
+ * those that were told after that of NUMBER. Answers how many. Called without the lock.
+ */
+size_t tree_untrusted(uint64_t number, uint64_t size, char **names, size_t most);
 
 /* The upper's descriptor of DIRECTORY, which stays the directory's; -1 if it is not at hand. */
 int tree_upper(struct directory *directory);
