@@ -138,6 +138,23 @@ def test_a_damaged_content_is_never_shown(union: Mounts[UnionMount], tmp_path: P
             assert (mount / "good").read_text() == "another", when
 
 
+def test_a_content_that_is_set_aside_is_not_shown(
+    union: Mounts[UnionMount], tmp_path: Path
+) -> None:
+    """Not even where it was verified: what stands in its place is another file."""
+    StoreBuilder(tmp_path / "store").image("some:1", [tars.tar(tars.file("file", b"content"))])
+    mount = union(
+        Path("some:1"),
+        command=("env", f"LAYERSTORE={tmp_path / 'store'}", *COMMAND),
+        expected_errors=["object .* has the wrong size; see layerstore check"],
+    )
+    assert (mount / "file").read_text() == "content"
+    (kept,) = [path for path in (tmp_path / "store").rglob("*-7") if path.is_file()]
+    kept.write_text("set aside")
+    with raises(errno.EIO):
+        (mount / "file").read_text()
+
+
 def _getfattr(path: Path, *words: str) -> str:
     return subprocess.check_output(["getfattr", "--absolute-names", *words, path], text=True)
 

@@ -79,7 +79,7 @@ _COSTS_OF_IMAGES: dict[str, tuple[_Act, int, int]] = {
     "stat": (lambda root: (root / "d/file").stat(), 0, 0),
     "a name that is absent": (lambda root: (root / "d/absent").exists(), 0, 0),
     "listing": (lambda root: os.listdir(root / "d"), 1, 0),
-    "reading": (lambda root: (root / "d/file").read_bytes(), 2, 1),
+    "reading": (lambda root: (root / "d/file").read_bytes(), 2, 2),
     "where a link leads": (lambda root: os.readlink(root / "d/link"), 0, 0),
     "an attribute that is absent": (lambda root: _has_no_attribute(root / "d/file"), 0, 0),
 }

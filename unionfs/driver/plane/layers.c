@@ -399,9 +399,17 @@ int layers_name(const struct source *source, const char *name)
     return fd;
 }
 
-int layers_content(int layer, const char *path)
+int layers_content(int layer, const char *path, uint64_t size)
 {
-    return open_quietly(layers[layer].root, path, O_RDONLY | O_NONBLOCK);
+    struct stat status;
+    int fd = open_quietly(layers[layer].root, path, O_RDONLY | O_NONBLOCK);
+    if (fd < 0)
+        return -1;
+    if (fstat(fd, &status) == 0 && (uint64_t)status.st_size == size)
+        return fd;
+    close(fd);
+    errno = ESTALE;
+    return -1;
 }
 
 int layers_open(const struct source *source, const char *name, uint64_t number)

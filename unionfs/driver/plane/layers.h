@@ -86,8 +86,11 @@ int layers_name(const struct source *source, const char *name);
  */
 int layers_open(const struct source *source, const char *name, uint64_t number);
 
-/* Open a content of LAYER, whose names are told, for reading. -1 with errno. */
-int layers_content(int layer, const char *path);
+/*
+ * Open a content of LAYER, whose names are told, for reading. -1 with errno, ESTALE if it has not
+ * SIZE bytes: one that was found to be damaged is replaced by a note.
+ */
+int layers_content(int layer, const char *path, uint64_t size);
 
 /* Put owner, mode and times of what was told into STATUS. */
 void layers_told_status(const struct fuse_attr *told, struct stat *status);

@@ -26,8 +26,10 @@ from unionfs.upper import Upper
 _ATTRIBUTES: Final = struct.Struct("=QQQqqqIIIIIIIIII")
 _NO_ATTRIBUTES: Final = bytes(_ATTRIBUTES.size)
 _SECOND: Final = 10**9
+_AHEAD_MOST: Final = 64
+"""Files that are verified at once before they are opened."""
 _AHEAD_SIZE: Final = 1 << 16
-"""Bytes that a file has at most which is verified before it is opened."""
+"""Bytes that such a file has at most."""
 _WHITEOUT: Final = 14  # DT_WHT
 
 _ToldName = tuple[bytes, int, bool, bool, bytes, bytes | None]
@@ -216,9 +218,9 @@ class PlaneMirror:
         layer = self._catalogues[directory.position]
         path = layer.content_path(directory.entry, place.name)
         proven = _plane.trust(place.parent, place.name, path)
-        ahead = self._proven[place.parent]
+        ahead = min(self._proven[place.parent], _AHEAD_MOST)
         self._proven[place.parent] += 1
-        for name in _plane.untrusted(number, _AHEAD_SIZE)[:ahead]:
+        for name in _plane.untrusted(number, _AHEAD_SIZE, ahead):
             # Whoever opens it is told what is wrong.
             with contextlib.suppress(OSError):
                 _plane.trust(place.parent, name, layer.content_path(directory.entry, name))

@@ -388,18 +388,21 @@ static PyObject *trusted(PyObject *module, PyObject *argument)
     return PyBool_FromLong(tree_is_trusted(number));
 }
 
-PyDoc_STRVAR(untrusted_doc, "untrusted(number, size) -> list\n\n"
+PyDoc_STRVAR(untrusted_doc, "untrusted(number, size, most) -> list\n\n"
                             "Names of files that the plane may not open yet, of at most SIZE bytes:\n"
-                            "some of those that were told after that of NUMBER.");
+                            "up to MOST of those that were told after that of NUMBER.");
 
 static PyObject *untrusted(PyObject *module, PyObject *arguments)
 {
     (void)module;
     unsigned long long number, size;
     char *names[64];
-    if (!PyArg_ParseTuple(arguments, "KK", &number, &size))
+    unsigned most;
+    if (!PyArg_ParseTuple(arguments, "KKI", &number, &size, &most))
         return NULL;
-    size_t count = tree_untrusted(number, size, names, sizeof(names) / sizeof(names[0]));
+    if (most > sizeof(names) / sizeof(names[0]))
+        return PyErr_Format(PyExc_ValueError, "more than %zu", sizeof(names) / sizeof(names[0]));
+    size_t count = tree_untrusted(number, size, names, most);
     PyObject *list = PyList_New((Py_ssize_t)count);
     for (size_t at = 0; at < count; at++) {
         if (list != NULL)

@@ -443,7 +443,9 @@ int tree_open_place(const struct place *place, uint64_t number)
 {
     if (!place->told)
         return layers_open(&place->source, place->name, number);
-    return place->text == NULL ? -1 : layers_content(place->source.layer, place->text);
+    if (place->text == NULL)
+        return -1;
+    return layers_content(place->source.layer, place->text, place->attributes.size);
 }
 
 /* What was told of plain node NUMBER of a lower layer. Under the lock. */
