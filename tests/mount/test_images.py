@@ -138,6 +138,19 @@ def test_a_damaged_content_is_never_shown(union: Mounts[UnionMount], tmp_path: P
             assert (mount / "good").read_text() == "another", when
 
 
+def test_what_has_no_content_can_be_changed(union: Mounts[UnionMount], tmp_path: Path) -> None:
+    tar = tars.tar(tars.directory("d"), tars.fifo("fifo"), tars.symlink("link", "d"))
+    StoreBuilder(tmp_path / "store").image("some:1", [tar])
+    command = ("env", f"LAYERSTORE={tmp_path / 'store'}", *COMMAND)
+    mount = union(Path("some:1"), command=command)
+    for name in ("d", "fifo", "link"):
+        os.utime(mount / name, ns=(1, 2), follow_symlinks=False)
+    for name in ("d", "fifo", "link"):
+        assert (mount / name).lstat().st_mtime_ns == 2
+        os.rename(mount / name, mount / f"{name} again")
+    assert sorted(os.listdir(mount.path)) == ["d again", "fifo again", "link again"]
+
+
 def test_a_content_that_is_set_aside_is_not_shown(
     union: Mounts[UnionMount], tmp_path: Path
 ) -> None:

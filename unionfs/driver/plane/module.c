@@ -377,7 +377,7 @@ static PyObject *put(PyObject *module, PyObject *arguments)
 }
 
 PyDoc_STRVAR(trusted_doc, "trusted(number) -> bool\n\n"
-                          "Whether the plane may open file NUMBER, or its name was not told.");
+                          "Whether the plane may open NUMBER, or it is no file whose name was told.");
 
 static PyObject *trusted(PyObject *module, PyObject *argument)
 {

@@ -491,7 +491,7 @@ bool tree_is_trusted(uint64_t number)
 {
     pthread_mutex_lock(&table_lock);
     const struct told_name *told = told_node(number);
-    bool trusted = told == NULL || told->text != NULL;
+    bool trusted = told == NULL || told->type != DT_REG || told->text != NULL;
     pthread_mutex_unlock(&table_lock);
     return trusted;
 }

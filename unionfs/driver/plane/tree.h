@@ -77,7 +77,7 @@ int tree_open_place(const struct place *place, uint64_t number);
 /* Whether NUMBER is such a node, and known to have no extended attributes. */
 bool tree_is_bare(uint64_t number);
 
-/* Whether it may be opened here, or its name was not told. */
+/* Whether it may be opened here, or is no file whose name was told. */
 bool tree_is_trusted(uint64_t number);
 
 /*
