@@ -199,7 +199,7 @@ class Stand:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
         if process.returncode:
-            first = said.strip().splitlines()[:_LINES]
+            first = said.replace(f"{self.root}/", "").strip().splitlines()[:_LINES]
             raise UnableError("; ".join(first) or f"status {process.returncode}")
         lines = [line.split() for line in out.splitlines()]
         return [Pass(float(clock), float(used), int(done)) for clock, used, done in lines]

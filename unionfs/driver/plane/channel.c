@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -545,6 +546,21 @@ static void *serve(void *argument)
     return NULL;
 }
 
+/*
+ * Have the table of descriptors grow while there is one thread. Later the kernel waits each time, some
+ * 20 ms, until all processors have seen it (expand_fdtable of fs/file.c).
+ */
+static void make_room_for_descriptors(int fd)
+{
+    enum { ROOM = 1 << 14 };
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return;
+    int high = fcntl(fd, F_DUPFD_CLOEXEC, limit.rlim_cur < ROOM ? (int)limit.rlim_cur - 1 : ROOM - 1);
+    if (high >= 0)
+        close(high);
+}
+
 int channel_start(int kernel, int threads, size_t most, bool debug)
 {
     sigset_t all, before;
@@ -554,6 +570,7 @@ int channel_start(int kernel, int threads, size_t most, bool debug)
     ready_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (ready_fd < 0 || fcntl(kernel, F_SETFL, O_NONBLOCK) < 0)
         return -1;
+    make_room_for_descriptors(kernel);
     /* Signals are Python's. */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
