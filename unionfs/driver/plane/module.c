@@ -256,6 +256,13 @@ static struct source *parse_sources(PyObject *sequence, size_t *count)
     return sources;
 }
 
+/* What ASK says of a node's number. */
+static PyObject *answer_of(bool (*ask)(uint64_t), PyObject *argument)
+{
+    unsigned long long number = PyLong_AsUnsignedLongLong(argument);
+    return PyErr_Occurred() ? NULL : PyBool_FromLong(ask(number));
+}
+
 static void append_question(const struct question *question, void *list)
 {
     PyObject *item = Py_BuildValue("y#i", question->name, (Py_ssize_t)question->length,
@@ -382,10 +389,7 @@ PyDoc_STRVAR(trusted_doc, "trusted(number) -> bool\n\n"
 static PyObject *trusted(PyObject *module, PyObject *argument)
 {
     (void)module;
-    unsigned long long number = PyLong_AsUnsignedLongLong(argument);
-    if (PyErr_Occurred())
-        return NULL;
-    return PyBool_FromLong(tree_is_trusted(number));
+    return answer_of(tree_is_trusted, argument);
 }
 
 PyDoc_STRVAR(untrusted_doc, "untrusted(number, size, most) -> list\n\n"
@@ -476,10 +480,7 @@ PyDoc_STRVAR(refer_doc, "refer(number) -> bool\n\n"
 static PyObject *refer(PyObject *module, PyObject *argument)
 {
     (void)module;
-    unsigned long long number = PyLong_AsUnsignedLongLong(argument);
-    if (PyErr_Occurred())
-        return NULL;
-    return PyBool_FromLong(names_refer(number));
+    return answer_of(names_refer, argument);
 }
 
 PyDoc_STRVAR(filled_doc, "filled(number) -> bool\n\nWhether fill was done for a directory.");
@@ -487,10 +488,7 @@ PyDoc_STRVAR(filled_doc, "filled(number) -> bool\n\nWhether fill was done for a 
 static PyObject *filled(PyObject *module, PyObject *argument)
 {
     (void)module;
-    unsigned long long number = PyLong_AsUnsignedLongLong(argument);
-    if (PyErr_Occurred())
-        return NULL;
-    return PyBool_FromLong(names_filled(number));
+    return answer_of(names_filled, argument);
 }
 
 PyDoc_STRVAR(has_names_doc, "has_names(number)\n\n"
