@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import stat
@@ -59,7 +60,6 @@ class StoredLayer:
             self._pool = os.open(objects.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             undo.callback(os.close, self._pool)
             self._verified = bytearray(self.index.highest() + 1)
-            self._with_attributes: Final = self.index.with_xattrs()
             undo.pop_all()
 
     @property
@@ -106,6 +106,10 @@ class StoredLayer:
     def contents(self) -> int:
         """The pool of objects."""
         return self._pool
+
+    @functools.cached_property
+    def _with_attributes(self) -> frozenset[int]:
+        return self.index.with_xattrs()
 
     def catalogue(self, directory: Entry) -> Iterator[Catalogued]:
         with self._os_errors():

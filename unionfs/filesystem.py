@@ -592,7 +592,8 @@ class Filesystem:
         (position, *_) = place.positions
         directory = self._tree.source(self._node(place.parent), position)
         source = directory._replace(entry=place.entry(position, directory.entry))
-        os.close(await open_source(source))
+        if source.layer.opens_slowly(source.entry):
+            os.close(await open_source(source))
         if self._mirror.proven(number, place, directory):
             raise MirroredError
 

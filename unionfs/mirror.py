@@ -131,9 +131,10 @@ class Mirror(Protocol):
         ...
 
     def proven(self, number: int, place: Whereabouts, directory: Source) -> bool:
-        """Such a file could be opened; answers whether the mirror can do so now, and not before.
+        """Look at the content of such a file, at once if it was not opened in a thread before.
 
-        directory: the source, of its directory, that has it.
+        directory: the source, of its directory, that has it. Answers whether the mirror can open it
+        now, and could not before. Raises OSError.
         """
         ...
 

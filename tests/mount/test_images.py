@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import tars
 from tests.support.command import Command
-from tests.support.mounts import COMMAND, Mounts, UnionMount, three_times
+from tests.support.mounts import Mounts, UnionMount, three_times
 from tests.support.stores import StoreBuilder
 from tests.unit.errors import raises
 
@@ -121,14 +121,13 @@ def test_what_can_not_be_mounted_is_a_line(
 
 def test_a_damaged_content_is_never_shown(union: Mounts[UnionMount], tmp_path: Path) -> None:
     tar = tars.tar(tars.file("bad", b"content"), tars.file("good", b"another"))
-    StoreBuilder(tmp_path / "store").image("some:1", [tar])
-    (damaged,) = [
-        path for path in (tmp_path / "store").rglob("*-7") if path.read_text() == "content"
-    ]
+    store = StoreBuilder(tmp_path / "store")
+    store.image("some:1", [tar])
+    (damaged,) = [path for path in store.path.rglob("*-7") if path.read_text() == "content"]
     damaged.write_text("tnetnoc")
     mount = union(
         Path("some:1"),
-        command=("env", f"LAYERSTORE={tmp_path / 'store'}", *COMMAND),
+        command=store.command,
         expected_errors=["object .* is damaged; see layerstore check"],
     )
     for when in three_times(mount):
@@ -140,9 +139,9 @@ def test_a_damaged_content_is_never_shown(union: Mounts[UnionMount], tmp_path: P
 
 def test_what_has_no_content_can_be_changed(union: Mounts[UnionMount], tmp_path: Path) -> None:
     tar = tars.tar(tars.directory("d"), tars.fifo("fifo"), tars.symlink("link", "d"))
-    StoreBuilder(tmp_path / "store").image("some:1", [tar])
-    command = ("env", f"LAYERSTORE={tmp_path / 'store'}", *COMMAND)
-    mount = union(Path("some:1"), command=command)
+    store = StoreBuilder(tmp_path / "store")
+    store.image("some:1", [tar])
+    mount = union(Path("some:1"), command=store.command)
     for name in ("d", "fifo", "link"):
         os.utime(mount / name, ns=(1, 2), follow_symlinks=False)
     for name in ("d", "fifo", "link"):
@@ -155,14 +154,15 @@ def test_a_content_that_is_set_aside_is_not_shown(
     union: Mounts[UnionMount], tmp_path: Path
 ) -> None:
     """Not even where it was verified: what stands in its place is another file."""
-    StoreBuilder(tmp_path / "store").image("some:1", [tars.tar(tars.file("file", b"content"))])
+    store = StoreBuilder(tmp_path / "store")
+    store.image("some:1", [tars.tar(tars.file("file", b"content"))])
     mount = union(
         Path("some:1"),
-        command=("env", f"LAYERSTORE={tmp_path / 'store'}", *COMMAND),
+        command=store.command,
         expected_errors=["object .* has the wrong size; see layerstore check"],
     )
     assert (mount / "file").read_text() == "content"
-    (kept,) = [path for path in (tmp_path / "store").rglob("*-7") if path.is_file()]
+    (kept,) = [path for path in store.path.rglob("*-7") if path.is_file()]
     kept.write_text("set aside")
     with raises(errno.EIO):
         (mount / "file").read_text()

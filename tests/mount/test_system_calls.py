@@ -34,10 +34,10 @@ def _write(path: Path, flags: int) -> None:
         os.write(descriptor, b"new")
 
 
-_Act = Callable[[Path], object]
+_Operations = dict[str, tuple[Callable[[Path], object], int, int]]
 
 # In a directory that the upper has, of names that were looked at; with pyfuse3, and the plane.
-_COSTS: dict[str, tuple[_Act, int, int]] = {
+_COSTS: _Operations = {
     "stat": (lambda root: (root / "d/stat").stat(), 0, 0),
     "first look at a name": (lambda root: (root / "e/file").stat(), 10, 6),
     "first look at a file of holes": (lambda root: (root / "e/holes").stat(), 2, 3),
@@ -64,18 +64,13 @@ _COSTS: dict[str, tuple[_Act, int, int]] = {
 def test_system_calls_of_common_operations(
     union: Mounts[UnionMount], filesystems: FileSystems, tmp_path: Path
 ) -> None:
-    native = driver.chosen == "native"
-    expected = {name: plane if native else stock for name, (_, stock, plane) in _COSTS.items()}
-    for attempt in range(_ATTEMPTS):
-        costs = _measured(union, filesystems.image("ext4", 32), tmp_path / f"calls{attempt}")
-        measured = {name: cost.total() for name, cost in zip(_COSTS, costs, strict=True)}
-        if measured == expected:
-            break
-    assert measured == expected, costs
+    _check(
+        _COSTS, tmp_path, lambda said: _on_directories(union, filesystems.image("ext4", 32), said)
+    )
 
 
 # Of an image of a store, each of them done before.
-_OF_IMAGES: dict[str, tuple[_Act, int, int]] = {
+_OF_IMAGES: _Operations = {
     "stat": (lambda root: (root / "d/file").stat(), 0, 0),
     "a name that is absent": (lambda root: (root / "d/absent").exists(), 0, 0),
     "listing": (lambda root: os.listdir(root / "d"), 1, 0),
@@ -85,29 +80,41 @@ _OF_IMAGES: dict[str, tuple[_Act, int, int]] = {
 }
 
 
-def test_system_calls_on_an_image(
-    union: Mounts[UnionMount], filesystems: FileSystems, tmp_path: Path
-) -> None:
+def test_system_calls_on_an_image(union: Mounts[UnionMount], tmp_path: Path) -> None:
     """What is in the index is not asked for again, and a content is not verified again."""
-    native = driver.chosen == "native"
-    expected = {name: plane if native else stock for name, (_, stock, plane) in _OF_IMAGES.items()}
-    tar = tars.tar(tars.file("d/file", b"content"), tars.symlink("d/link", "file"))
-    StoreBuilder(tmp_path / "store").image("some:1", [tar])
-    for attempt in range(_ATTEMPTS):
-        said = tmp_path / f"calls{attempt}"
-        command = ("env", f"LAYERSTORE={tmp_path / 'store'}", *_STRACE, str(said), *COMMAND)
-        mount = union(Path("some:1"), command=command)
+    store = StoreBuilder(tmp_path / "store")
+    store.image(
+        "some:1", [tars.tar(tars.file("d/file", b"content"), tars.symlink("d/link", "file"))]
+    )
+
+    def measure(said: Path) -> None:
+        mount = union(Path("some:1"), command=(*_STRACE, str(said), *store.command))
         for _ in range(2):
-            os.statvfs(mount.path)
-            for act, _, _ in _OF_IMAGES.values():
-                act(mount.path)
-                os.statvfs(mount.path)
+            _do(_OF_IMAGES, mount)
         mount.unmount()
-        costs = _segments(said.read_text())[-len(_OF_IMAGES) - 1 : -1]
-        measured = {name: cost.total() for name, cost in zip(_OF_IMAGES, costs, strict=True)}
+
+    _check(_OF_IMAGES, tmp_path, measure)
+
+
+def _check(operations: _Operations, place: Path, measure: Callable[[Path], None]) -> None:
+    """What *measure* writes down ends with the operations, and they cost what they are to cost."""
+    native = driver.chosen == "native"
+    expected = {name: plane if native else stock for name, (_, stock, plane) in operations.items()}
+    for attempt in range(_ATTEMPTS):
+        said = place / f"calls{attempt}"
+        measure(said)
+        costs = _segments(said.read_text())[-len(operations) - 1 : -1]
+        measured = {name: cost.total() for name, cost in zip(operations, costs, strict=True)}
         if measured == expected:
             break
     assert measured == expected, costs
+
+
+def _do(operations: _Operations, mount: UnionMount) -> None:
+    os.statvfs(mount.path)
+    for act, _, _ in operations.values():
+        act(mount.path)
+        os.statvfs(mount.path)
 
 
 def _has_no_attribute(path: Path) -> None:
@@ -115,7 +122,7 @@ def _has_no_attribute(path: Path) -> None:
         os.getxattr(path, "user.absent")
 
 
-def _measured(union: Mounts[UnionMount], place: Path, said: Path) -> list[Counter[str]]:
+def _on_directories(union: Mounts[UnionMount], place: Path, said: Path) -> None:
     layer, upper = place / "layer", place / "upper"
     (layer / "d").mkdir(parents=True)
     (layer / "e").mkdir()
@@ -131,12 +138,8 @@ def _measured(union: Mounts[UnionMount], place: Path, said: Path) -> list[Counte
     os.listdir(mount / "d")
     for name in names:
         (mount / "d" / name).stat()
-    os.statvfs(mount.path)
-    for act, _, _ in _COSTS.values():
-        act(mount.path)
-        os.statvfs(mount.path)
+    _do(_COSTS, mount)
     mount.unmount()
-    return _segments(said.read_text())[-len(_COSTS) - 1 : -1]
 
 
 def _segments(said: str) -> list[Counter[str]]:

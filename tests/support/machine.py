@@ -43,6 +43,7 @@ from tests.support.stacks import (
     stacks,
     translate,
 )
+from tests.support.stores import StoreBuilder
 
 _ATTRIBUTES = (
     ("user.k", b"1"),
@@ -435,7 +436,7 @@ class Pair:
             self._ours = translate(stack, self._layers, directory / "translated")
         self._command: Sequence[str] = COMMAND
         if any(dialect is Dialect.STORED for _, dialect in stack.layers):
-            self._command = ("env", f"LAYERSTORE={directory}/translated/store", *COMMAND)
+            self._command = StoreBuilder(directory / "translated" / "store").command
 
     @property
     def plain(self) -> bool:

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from layerstore.errors import StoreError
-from layerstore.pack import pack_tree
 from tests.support.acls import ACCESS, DEFAULT, acl
 from tests.support.layers import (
     OLD,
@@ -28,9 +27,7 @@ from tests.support.layers import (
     build,
     is_whiteout,
 )
-from tests.support.stores import StoreBuilder
-from unionfs.layers.directory import DirectoryLayer
-from unionfs.layers.markers import Dialects
+from tests.support.stores import StoreBuilder, packed
 
 USER = 1000
 ACLS = (
@@ -212,10 +209,8 @@ def translate(stack: Stack, layers: Sequence[Path], directory: Path) -> list[Pat
 def _stored(layer: Path, store: Path) -> Path:
     """The name of an image that has this layer; or the layer, if no image can have all of it."""
     left_out: list[bytes] = []
-    directory = DirectoryLayer(os.fsencode(layer), Dialects.OVERLAY)
     try:
-        with contextlib.closing(directory):
-            tar = b"".join(pack_tree(directory, left_out.append))
+        tar = b"".join(packed(layer, left_out.append))
     except StoreError:
         return layer
     if left_out:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from layerstore import exporting
@@ -20,10 +21,20 @@ from layerstore.oci.documents import (
     make_config,
     make_manifest,
 )
+from layerstore.pack import pack_tree
 from layerstore.pieces import PieceReader
 from layerstore.repository import Image, Repository
+from tests.support.mounts import COMMAND
+from unionfs.layers.directory import DirectoryLayer
+from unionfs.layers.markers import Dialects
 
 _PLATFORM = Platform("amd64", "linux")
+
+
+def packed(layer: Path, left_out: Callable[[bytes], None]) -> Iterator[bytes]:
+    """The tar of a directory that is a layer of overlayfs. left_out: gets what no tar can have."""
+    with contextlib.closing(DirectoryLayer(os.fsencode(layer), Dialects.OVERLAY)) as opened:
+        yield from pack_tree(opened, left_out)
 
 
 class StoreBuilder:
@@ -31,6 +42,11 @@ class StoreBuilder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """unionmount, with this as its store."""
+        return ("env", f"LAYERSTORE={self.path}", *COMMAND)
 
     def opened(self) -> Repository:
         return Repository(str(self.path))

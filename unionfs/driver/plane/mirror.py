@@ -210,8 +210,7 @@ class PlaneMirror:
         """Where a file of a catalogue is."""
         if not self._catalogues or _plane.trusted(number):
             return None
-        place = self.where(number)
-        return place if place is not None and place.positions[0] in self._catalogues else None
+        return self.where(number)
 
     def proven(self, number: int, place: Whereabouts, directory: Source) -> bool:
         """Let the plane open a file of a catalogue; and as many as were opened there before."""

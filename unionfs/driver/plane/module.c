@@ -421,7 +421,7 @@ static PyObject *untrusted(PyObject *module, PyObject *arguments)
 PyDoc_STRVAR(trust_doc, "trust(parent, name, path) -> bool\n\n"
                         "The content of file NAME in PARENT, whose name was told, is right; it is\n"
                         "at PATH below the layer's root. Answers whether the plane may open it\n"
-                        "since now.");
+                        "from now on.");
 
 static PyObject *trust(PyObject *module, PyObject *arguments)
 {

@@ -458,30 +458,33 @@ static enum verdict open_file(const struct request *request, struct scratch *scr
     return ANSWERED;
 }
 
-/* Where a link leads whose name was told. Answers its bytes in SCRATCH, -1 if there is none. */
-static ssize_t told_target(uint64_t number, struct scratch *scratch)
+/* The target of a link that was told, in SCRATCH. Answers its bytes, -1 if it is not there. */
+static ssize_t copy_target(const struct place *place, struct scratch *scratch)
 {
-    struct place place;
-    ssize_t size = -1;
-    if (!tree_find_place(number, S_IFLNK, &place))
+    size_t size = place->text == NULL ? 0 : strlen(place->text);
+    if (size == 0 || size > scratch->size)
         return -1;
-    if (place.text != NULL && strlen(place.text) <= scratch->size) {
-        size = (ssize_t)strlen(place.text);
-        memcpy(scratch->memory, place.text, (size_t)size);
-    }
-    tree_leave_place(&place);
-    return size;
+    memcpy(scratch->memory, place->text, size);
+    return (ssize_t)size;
 }
 
 static enum verdict read_link(const struct request *request, struct scratch *scratch)
 {
-    ssize_t told = told_target(request->header->nodeid, scratch);
-    if (told >= 0)
-        return answer_with(request, scratch->memory, (size_t)told);
-    int fd = open_plain(request->header->nodeid);
-    ssize_t size = fd < 0 ? -1 : readlinkat(fd, "", scratch->memory, scratch->size);
-    if (fd >= 0)
-        close(fd);
+    struct place place;
+    ssize_t size = -1;
+    uint64_t number = request->header->nodeid;
+    bool below = tree_find_place(number, S_IFLNK, &place);
+    if (below && place.told) {
+        size = copy_target(&place, scratch);
+    } else {
+        int fd = below ? layers_name(&place.source, place.name) : tree_open_upper(number, O_PATH);
+        if (fd >= 0) {
+            size = readlinkat(fd, "", scratch->memory, scratch->size);
+            close(fd);
+        }
+    }
+    if (below)
+        tree_leave_place(&place);
     return size < 0 ? FORWARD : answer_with(request, scratch->memory, (size_t)size);
 }
 
