@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -148,6 +149,32 @@ def test_what_has_no_content_can_be_changed(union: Mounts[UnionMount], tmp_path:
         assert (mount / name).lstat().st_mtime_ns == 2
         os.rename(mount / name, mount / f"{name} again")
     assert sorted(os.listdir(mount.path)) == ["d again", "fifo again", "link again"]
+
+
+def test_what_is_not_plain_in_an_image_is_as_in_directories(
+    union: Mounts[UnionMount], tmp_path: Path
+) -> None:
+    """What has another name, or hides what is below, or is implied; the rest is answered in C."""
+    base = tars.tar(
+        tars.directory("hidden"),
+        tars.file("hidden/below", b"below"),
+        tars.directory("implied", mode=0o700),
+        tars.file("one", b"content"),
+        tars.hardlink("two", "one"),
+    )
+    above = tars.tar(
+        tars.directory("hidden"), tars.opaque("hidden"), tars.file("implied/file", b"above")
+    )
+    store = StoreBuilder(tmp_path / "store")
+    store.image("some:1", [base, above])
+    mount = union(Path("some:1"), command=store.command)
+    (mount / "one").write_text("changed")  # nobody has asked for its other name yet
+    assert os.listdir(mount / "hidden") == []
+    assert stat.S_IMODE((mount / "implied").stat().st_mode) == 0o700
+    one, two = ((mount / name).stat() for name in ("one", "two"))
+    assert (one.st_ino, one.st_nlink) == (two.st_ino, 2)
+    for when in three_times(mount):
+        assert (mount / "two").read_text() == "changed", when
 
 
 def test_a_content_that_is_set_aside_is_not_shown(
