@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib.metadata
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -119,6 +118,9 @@ def _look_up(word: bytes) -> Sequence[Layer]:
 
 
 def _lookups() -> Iterator[Lookup]:
+    # Reading what is installed takes a library as large as all that a mount of directories needs.
+    import importlib.metadata  # noqa: PLC0415 - see above
+
     for entry_point in importlib.metadata.entry_points(group=_GROUP):
         try:
             yield entry_point.load()

@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable
 from typing import Final
 
-from unionfs.driver import log, mounts, namespaces
+from unionfs.driver import mounts, namespaces, notices
 from unionfs.driver.plan import Plan
 from unionfs.model import UnionError
 from unionfs.sources import problem
@@ -95,7 +95,7 @@ def stop(plan: Plan, process: int) -> None:
             raise problem("mount point", plan.point, error) from error
         in_use = False
     if in_use:
-        log.tell(log.in_use_line(plan.point))
+        notices.tell(notices.in_use_line(plan.point))
     else:
         os.waitpid(process, 0)
 

@@ -1,4 +1,4 @@
-"""Where the log goes, and what the user is told beside it."""
+"""Where the log goes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import logging
 import logging.handlers
 import os
-import sys
 
 from unionfs.model import printable
 from unionfs.sources import problem
@@ -35,16 +34,6 @@ def start(path: bytes | None, verbosity: int, *, foreground: bool) -> None:
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)]
     logging.getLogger("unionfs").setLevel(level)
     logging.getLogger("pyfuse3").addFilter(_tells_something)
-
-
-def tell(line: str) -> None:
-    """Show the user a line that is not an error."""
-    print(f"unionmount: {printable(line)}", file=sys.stderr)
-
-
-def in_use_line(point: bytes) -> str:
-    """What the user has to know of an unmount that found the mount in use."""
-    return f"{os.fsdecode(point)} is in use: it is detached now, and unmounted once nobody uses it"
 
 
 def _tells_something(record: logging.LogRecord) -> bool:

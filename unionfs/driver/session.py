@@ -19,7 +19,7 @@ import pyfuse3
 import trio
 
 from unionfs import syscalls
-from unionfs.driver import handshake, log, mounts, plane, preflight, records
+from unionfs.driver import handshake, log, mounts, notices, plane, preflight, records
 from unionfs.driver.operations import UnionOperations
 from unionfs.driver.plan import Plan
 from unionfs.driver.preflight import Directory
@@ -88,7 +88,7 @@ def serve(plan: Plan, ready: Callable[[], None] | None = None) -> int:
         # While we hold the upper, the record says so.
         last.enter_context(records.kept(union, directory))
         for note in notes:
-            log.tell(note)
+            notices.tell(note)
         gc.collect()
         gc.freeze()
         try:
@@ -351,4 +351,4 @@ async def _unmount_on(signals: AsyncIterator[int], point: bytes) -> None:
             if not in_use:
                 _log.warning("%s can't be unmounted: %s", os.fsdecode(point), error.strerror)
         if in_use:
-            _log.warning(log.in_use_line(point))
+            _log.warning(notices.in_use_line(point))
