@@ -27,7 +27,7 @@ from unionfs.layers.markers import Dialects
 from unionfs.layers.places import Place
 from unionfs.mirror import PIN, Mirror, MirroredError, NoMirror
 from unionfs.model import NAME_MAX, Caller
-from unionfs.nodes import Node, OpenFile
+from unionfs.nodes import ROOT_NUMBER, Node, OpenFile
 from unionfs.tree import Status, Tree, open_source
 from unionfs.upper import Upper
 
@@ -110,6 +110,10 @@ class Filesystem:
     def known_nodes(self) -> int:
         """How many nodes are known."""
         return len(self._nodes)
+
+    def tell_root(self) -> None:
+        """Let the mirror answer for the root before anybody asks for it, if it can."""
+        self._tree.mirrored(self._node(ROOT_NUMBER))
 
     def catch_up(self) -> None:
         """Before anything else is done: take in what the mirror has done meanwhile."""

@@ -85,6 +85,7 @@ def serve(plan: Plan, ready: Callable[[], None] | None = None) -> int:
             operations = UnionOperations(filesystem, plan.options.owners, offer)
             stack.enter_context(_mounted(plan, operations, mirror))
             made.pop_all()
+        filesystem.tell_root()
         # While we hold the upper, the record says so.
         last.enter_context(records.kept(union, directory))
         for note in notes:
