@@ -425,6 +425,8 @@ class Filesystem:
                 -1 if changes.gid is None else changes.gid,
             )
         if changes.mode is not None:
+            if node.is_directory and not changes.mode & stat.S_IRUSR:
+                self._tree.remember_names(node)
             upper.change_mode(place, stat.S_IMODE(changes.mode))
         if changes.atime_ns is not None or changes.mtime_ns is not None:
             before = places.status(place)

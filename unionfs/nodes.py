@@ -102,13 +102,14 @@ class Node:
     content: for a regular file, once asked for: the source of its content.
     children: for a directory, once asked for: its names, each with its node or with the position
         of the topmost layer that has it.
-    listed: whether those are all; not so in a directory that we may pass through but not list.
+    listed: whether those are all; asked: how often a name was looked for before they were.
     protection: for a regular file or a directory, once asked for: what of
         :data:`unionfs.flags.PROTECTING` it has.
     files: what is open; lookups: the kernel's references; known_below: names of nodes in here.
     """
 
     __slots__ = (
+        "asked",
         "children",
         "content",
         "files",
@@ -146,6 +147,7 @@ class Node:
         self.protection: int | None = None
         self.children: dict[bytes, Node | int] | None = None
         self.listed = False
+        self.asked = 0
         self.files: list[OpenFile] = []
         self.lookups = 0
         self.known_below = 0

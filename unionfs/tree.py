@@ -29,6 +29,8 @@ from unionfs.upper import Upper
 
 _log: Final = logging.getLogger(__name__)
 _ABSENT: Final = os.strerror(errno.ENOENT)
+_ASKED_MOST: Final = 8
+"""Names in a directory that are asked for one by one; from then on it pays to read them all."""
 _METACOPY: Final = frozenset(markers.spellings(markers.METACOPY, markers.USER))
 
 
@@ -92,7 +94,7 @@ class Tree:
             return known
         if node := self._adopt_by_name(parent, name):
             return node
-        children = self._known_children(parent)
+        children = self._children_to_look_in(parent)
         found = children.get(name)
         if isinstance(found, Node):
             return found
@@ -178,13 +180,22 @@ class Tree:
         has_names = self._mirror.has_names(node)
         return not self.children(node) if has_names is None else not has_names
 
-    def _known_children(self, node: Node) -> dict[bytes, Node | int]:
-        try:
-            return self.children(node)
-        except PermissionError:
-            if node.children is None:
-                node.children = {}
-            return node.children
+    def remember_names(self, node: Node) -> None:
+        """Before a directory may become one that we can't read: its names, if we can now."""
+        with contextlib.suppress(OSError):
+            self.children(node)
+
+    def _children_to_look_in(self, node: Node) -> dict[bytes, Node | int]:
+        """The names in a directory that are known; all of them, once it pays to read them."""
+        if not node.listed and node.is_directory and node.asked < _ASKED_MOST:
+            node.asked += 1
+        else:
+            # Whoever may not list it may still pass through.
+            with contextlib.suppress(PermissionError):
+                return self.children(node)
+        if node.children is None:
+            node.children = {}
+        return node.children
 
     def shows_below(self, parent: Node, name: bytes) -> bool:
         """Whether the layers below the upper show anything under *name* in *parent*."""

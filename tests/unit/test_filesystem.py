@@ -6,7 +6,7 @@ import errno
 import math
 import os
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,7 @@ from unionfs import copyup, syscalls
 from unionfs.driver.operations import UnionOperations
 from unionfs.filesystem import Changes
 from unionfs.layers.directory import DirectoryLayer
-from unionfs.model import Entry
+from unionfs.model import Entry, Mark
 from unionfs.ordering import Ordering
 from unionfs.owners import Owners
 from unionfs.upper import Upper
@@ -118,6 +118,33 @@ async def test_two_files_are_copied_at_the_same_time(make: Make, gate: Gate) -> 
         gate.open()
     assert await union.read("a") == "1" + BIG[1:]
     assert await union.read("d/b") == "2" + BIG[1:]
+
+
+def test_a_directory_is_read_once_that_pays(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    listing = DirectoryLayer.listing
+    read = []
+
+    def listed(layer: DirectoryLayer, directory: Entry) -> Mapping[bytes, Entry | Mark]:
+        read.append(directory)
+        return listing(layer, directory)
+
+    union = make({"d": {f"name{number}": "" for number in range(20)}})
+    directory = union.number("d")
+    monkeypatch.setattr(DirectoryLayer, "listing", listed)
+
+    def look_up(name: str) -> None:
+        union.refer(union.filesystem.lookup(directory, os.fsencode(name)))
+
+    for number in range(4):
+        look_up(f"name{number}")
+        with raises(errno.ENOENT):
+            look_up(f"absent{number}")
+    look_up("name0")  # known by now
+    assert read == []
+    look_up("name4")
+    with raises(errno.ENOENT):
+        look_up("absent4")
+    assert len(read) == 1
 
 
 @in_trio
