@@ -30,6 +30,7 @@ class Case:
     """An operation and the layers that it meets; `middle` lies between the lower and the upper.
 
     for_kernel: whether overlayfs knows the marks in these. options: those of the mount.
+    fills: whether a metacopy file of several names gets its content, which has to be done in place.
 
     The operation is one change of the mount, or a generator with a yield after each but its last:
     of SYNCED, if all that was done until then is to be on the disk.
@@ -41,6 +42,7 @@ class Case:
     middle: Tree = field(default_factory=dict)
     for_kernel: bool = True
     options: tuple[str, ...] = ()
+    fills: bool = False
 
 
 def steps(operation: Operation, root: Path) -> Iterator[object]:
@@ -293,7 +295,7 @@ CASES = {
         _chmod_and_write("d/file"), {"d": PARENT}, options=WITHOUT_CONTENT
     ),
     "change a file of several names and write": Case(
-        _chmod_and_write("d/three"), LINKED, options=WITHOUT_CONTENT
+        _chmod_and_write("d/three"), LINKED, options=WITHOUT_CONTENT, fills=True
     ),
     "change a file's mode and shorten it": Case(
         _chmod_and_cut, {"d": PARENT}, options=WITHOUT_CONTENT

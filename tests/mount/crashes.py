@@ -63,7 +63,9 @@ class Crashes:
         """
         stage = self.stage
         shown_by_kernel = self._shown_by_kernel()
-        settle = _with_new_directories if not power or _puts_times_back(to_come) else _as_it_is
+        settle = _as_it_is
+        if not power or _puts_times_back(to_come):
+            settle = _with_filled_files if self._case.fills else _with_new_directories
         with stage.mounted():
             assert os.listdir(stage.work / "work") == []
             found = snapshot(stage.point)
@@ -112,6 +114,16 @@ def _with_new_directories(state: Snapshot, found: Snapshot) -> Snapshot:
         if name in state and entry.kind == "d" and entry.mtime == NEW != state[name].mtime
     ]
     return state | {name: replace(state[name], mtime=NEW) for name in new[:2]}
+
+
+def _with_filled_files(state: Snapshot, found: Snapshot) -> Snapshot:
+    """The state, with the new time of a file of several names, too, which writing to it has set."""
+    new = {
+        name: replace(state[name], mtime=NEW)
+        for name, entry in found.items()
+        if name in state and entry.links and entry.mtime == NEW
+    }
+    return _with_new_directories(state | new, found)
 
 
 def _half_written(before: Snapshot, after: Snapshot) -> Iterator[Snapshot]:
