@@ -406,12 +406,12 @@ static bool trust(uint64_t number)
         return false;
     free(place.layers);
     place.name[place.length] = '\0';
-    size_t count = tree_untrusted(number, draw_number(), names, draw(8));
+    size_t count = nodes_untrusted(number, draw_number(), names, draw(8));
     for (size_t at = 0; at < count; at++) {
-        tree_trust(place.parent, names[at], names[at]);
+        nodes_trust(place.parent, names[at], names[at]);
         free(names[at]);
     }
-    return tree_trust(place.parent, place.name, chance(4) ? "absent" : "other/in");
+    return nodes_trust(place.parent, place.name, chance(4) ? "absent" : "other/in");
 }
 
 /* What mirror.py and operations.py do with a request that the plane left to them. */
@@ -462,7 +462,7 @@ static void answer_as_python(const struct fuse_in_header *header)
         break;
     case FUSE_OPEN:
     case FUSE_CREATE:
-        if (header->opcode == FUSE_OPEN && !tree_is_trusted(header->nodeid)
+        if (header->opcode == FUSE_OPEN && !nodes_is_trusted(header->nodeid)
             && trust(header->nodeid)) {
             reply_with(header->unique, AGAIN, NULL, 0);
             return;

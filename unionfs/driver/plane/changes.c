@@ -198,7 +198,7 @@ static bool take_up(struct directory *directory, const struct making *making, in
     if (child == NULL)
         return false;
     child->type = type_of(making);
-    struct node *node = tree_made(child, &attributes);
+    struct node *node = nodes_made(child, &attributes);
     if (node == NULL
         || (making->request->header->opcode == FUSE_CREATE
             && handles_open(fd, node->number, true) != 0)) {
@@ -384,7 +384,7 @@ static enum verdict take_away(const struct request *request, bool is_directory)
     struct directory *directory = tree_directory(request->header->nodeid);
     struct child *child = directory == NULL ? NULL : table_child(directory, name, length);
     bool mine = may_go(child) && (child->type == DT_DIR) == is_directory
-                && is_empty(child) && tree_claim(child, &claimed);
+                && is_empty(child) && nodes_claim(child, &claimed);
     pthread_mutex_unlock(&table_lock);
     if (!mine)
         return FORWARD;
@@ -399,7 +399,7 @@ static enum verdict take_away(const struct request *request, bool is_directory)
     } else {
         unkeep(&claimed);
     }
-    tree_settle(&claimed);
+    nodes_settle(&claimed);
     pthread_mutex_unlock(&table_lock);
     return gone ? answer(request, 0) : FORWARD;
 }
@@ -429,11 +429,11 @@ static bool claim_move(struct move *move, struct child *source, uint32_t flags)
         && (replaced == source || flags != 0 || replaced->kind != PLAIN || replaced->claimed
             || replaced->source != IN_UPPER || replaced->type == DT_DIR))
         return false;
-    if (!tree_claim(source, &move->source))
+    if (!nodes_claim(source, &move->source))
         return false;
     move->replaced.child = NULL;
-    if (replaced != NULL && !tree_claim(replaced, &move->replaced)) {
-        tree_settle(&move->source);
+    if (replaced != NULL && !nodes_claim(replaced, &move->replaced)) {
+        nodes_settle(&move->source);
         return false;
     }
     move->target->busy++;
@@ -514,9 +514,9 @@ static enum verdict rename_name(const struct request *request, size_t head, uint
     else if (replaces)
         unkeep(&move.replaced);
     table_rest(move.target);
-    tree_settle(&move.source);
+    nodes_settle(&move.source);
     if (replaces)
-        tree_settle(&move.replaced);
+        nodes_settle(&move.replaced);
     pthread_mutex_unlock(&table_lock);
     return done ? answer(request, 0) : FORWARD;
 }
@@ -620,7 +620,7 @@ static enum verdict set_attributes(const struct request *request)
     if (in == NULL)
         return answer(request, EINVAL);
     uint64_t number = request->header->nodeid;
-    int fd = tree_open_upper(number, O_PATH);
+    int fd = nodes_open_upper(number, O_PATH);
     if (fd < 0)
         fd = copyup_file(number, in->valid & FATTR_SIZE ? (off_t)in->size : -1);
     if (fd < 0)
@@ -629,7 +629,7 @@ static enum verdict set_attributes(const struct request *request)
     close(fd);
     if (error != 0)
         return answer(request, error);
-    if (tree_attributes(number, &out.attr) != 0)
+    if (nodes_attributes(number, &out.attr) != 0)
         return FORWARD; /* once more, and nothing changes by that */
     reply_data(request->header->unique, &out, sizeof(out));
     return ANSWERED;

@@ -305,7 +305,7 @@ static bool claim_file(uint64_t number, struct claim *claim, off_t *whole)
     struct node *node = table_find(number);
     struct child *child = node == NULL || node->pinned || node->upper ? NULL : node->child;
     bool mine = child != NULL && child->kind == PLAIN && child->type == DT_REG && !child->claimed
-                && tree_claim(child, claim);
+                && nodes_claim(child, claim);
     if (mine)
         *whole = (off_t)node->attributes.size;
     pthread_mutex_unlock(&table_lock);
@@ -317,13 +317,13 @@ int copyup_file(uint64_t number, off_t size)
     struct claim claim;
     struct place place;
     off_t whole;
-    if (!copyup_possible() || !tree_find_place(number, S_IFREG, &place))
+    if (!copyup_possible() || !nodes_find_place(number, S_IFREG, &place))
         return -1;
     int target = -1;
     if ((!place.told || place.bare) && claim_file(number, &claim, &whole)) {
         struct copying copying = {.number = number,
                                   .layer = place.source.layer,
-                                  .source = tree_open_place(&place, number),
+                                  .source = nodes_open_place(&place, number),
                                   .told = place.told ? &place.attributes : NULL,
                                   .size = size,
                                   .whole = whole};
@@ -332,10 +332,10 @@ int copyup_file(uint64_t number, off_t size)
             close(copying.source);
         }
         pthread_mutex_lock(&table_lock);
-        tree_settle(&claim);
+        nodes_settle(&claim);
         pthread_mutex_unlock(&table_lock);
     }
-    tree_leave_place(&place);
+    nodes_leave_place(&place);
     return target;
 }
 

@@ -5,7 +5,7 @@
 #ifndef UNIONFS_COPYUP_H
 #define UNIONFS_COPYUP_H
 
-#include "tree.h"
+#include "nodes.h"
 
 /* How a file's content is kept from reaching the disk after its name. As unionfs/ordering.py has it. */
 enum ordering { UNORDERED, WRITTEN, SYNCED };

@@ -389,7 +389,7 @@ PyDoc_STRVAR(trusted_doc, "trusted(number) -> bool\n\n"
 static PyObject *trusted(PyObject *module, PyObject *argument)
 {
     (void)module;
-    return answer_of(tree_is_trusted, argument);
+    return answer_of(nodes_is_trusted, argument);
 }
 
 PyDoc_STRVAR(untrusted_doc, "untrusted(number, size, most) -> list\n\n"
@@ -406,7 +406,7 @@ static PyObject *untrusted(PyObject *module, PyObject *arguments)
         return NULL;
     if (most > sizeof(names) / sizeof(names[0]))
         return PyErr_Format(PyExc_ValueError, "more than %zu", sizeof(names) / sizeof(names[0]));
-    size_t count = tree_untrusted(number, size, names, most);
+    size_t count = nodes_untrusted(number, size, names, most);
     PyObject *list = PyList_New((Py_ssize_t)count);
     for (size_t at = 0; at < count; at++) {
         if (list != NULL)
@@ -430,7 +430,7 @@ static PyObject *trust(PyObject *module, PyObject *arguments)
     const char *name, *path;
     if (!PyArg_ParseTuple(arguments, "Kyy", &parent, &name, &path))
         return NULL;
-    return PyBool_FromLong(tree_trust(parent, name, path));
+    return PyBool_FromLong(nodes_trust(parent, name, path));
 }
 
 PyDoc_STRVAR(remove_doc, "remove(parent, name)\n\nDirectory PARENT has NAME no more.");

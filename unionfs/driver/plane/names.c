@@ -325,7 +325,7 @@ static enum verdict look_up(struct directory *directory, const char *name, size_
     }
     if (child == NULL)
         return ANSWERED;
-    struct node *node = tree_look(child, fds, &attributes);
+    struct node *node = nodes_look(child, fds, &attributes);
     if (node == NULL)
         return FORWARD;
     node->references++;
@@ -362,7 +362,7 @@ static enum verdict lookup(const struct request *request)
 static enum verdict get_attributes(const struct request *request)
 {
     struct fuse_attr_out out = {.attr_valid = FOREVER};
-    int error = tree_attributes(request->header->nodeid, &out.attr);
+    int error = nodes_attributes(request->header->nodeid, &out.attr);
     return error == 0 ? answer_with(request, &out, sizeof(out)) : FORWARD;
 }
 
@@ -370,10 +370,10 @@ static enum verdict get_attributes(const struct request *request)
 static int open_plain(uint64_t number)
 {
     struct place place;
-    if (!tree_find_place(number, 0, &place))
-        return tree_open_upper(number, O_PATH);
+    if (!nodes_find_place(number, 0, &place))
+        return nodes_open_upper(number, O_PATH);
     int fd = layers_name(&place.source, place.name);
-    tree_leave_place(&place);
+    nodes_leave_place(&place);
     return fd;
 }
 
@@ -395,10 +395,10 @@ static size_t read_first(uint64_t number, int fd, struct scratch *scratch)
 static int open_lower(uint64_t number)
 {
     struct place place;
-    if (!tree_find_place(number, S_IFREG, &place))
+    if (!nodes_find_place(number, S_IFREG, &place))
         return -1;
-    int fd = tree_open_place(&place, number);
-    tree_leave_place(&place);
+    int fd = nodes_open_place(&place, number);
+    nodes_leave_place(&place);
     return fd;
 }
 
@@ -408,7 +408,7 @@ static int open_copy(uint64_t number, int flags)
     int copy = copyup_file(number, flags & O_TRUNC ? 0 : -1);
     if (copy < 0)
         return -1;
-    int fd = tree_open_upper(number, flags);
+    int fd = nodes_open_upper(number, flags);
     close(copy);
     return fd;
 }
@@ -427,7 +427,7 @@ static enum verdict open_file(const struct request *request, struct scratch *scr
     int fd = reads ? open_lower(number) : -1;
     bool upper = fd < 0;
     if (upper)
-        fd = tree_open_upper(number, flags);
+        fd = nodes_open_upper(number, flags);
     if (fd < 0 && !reads)
         fd = open_copy(number, flags);
     if (fd < 0)
@@ -473,18 +473,18 @@ static enum verdict read_link(const struct request *request, struct scratch *scr
     struct place place;
     ssize_t size = -1;
     uint64_t number = request->header->nodeid;
-    bool below = tree_find_place(number, S_IFLNK, &place);
+    bool below = nodes_find_place(number, S_IFLNK, &place);
     if (below && place.told) {
         size = copy_target(&place, scratch);
     } else {
-        int fd = below ? layers_name(&place.source, place.name) : tree_open_upper(number, O_PATH);
+        int fd = below ? layers_name(&place.source, place.name) : nodes_open_upper(number, O_PATH);
         if (fd >= 0) {
             size = readlinkat(fd, "", scratch->memory, scratch->size);
             close(fd);
         }
     }
     if (below)
-        tree_leave_place(&place);
+        nodes_leave_place(&place);
     return size < 0 ? FORWARD : answer_with(request, scratch->memory, (size_t)size);
 }
 
@@ -517,7 +517,7 @@ static enum verdict get_attribute(const struct request *request, struct scratch 
         return answer(request, EINVAL);
     if (!is_acl(name) && !is_plain_attribute(name))
         return FORWARD;
-    if (tree_is_bare(request->header->nodeid))
+    if (nodes_is_bare(request->header->nodeid))
         return answer(request, ENODATA);
     int fd = open_plain(request->header->nodeid);
     if (fd < 0)
@@ -578,11 +578,11 @@ static struct fuse_direntplus *next_entry(struct listing *listing, const char *n
 /* What became of a child in a listing. */
 enum listed { LISTED, NO_ROOM, UNKNOWN };
 
-/* Add CHILD to the listing. FDS as for tree_look. */
+/* Add CHILD to the listing. FDS as for nodes_look. */
 static enum listed list_child(struct listing *listing, struct child *child, int *fds)
 {
     struct fuse_attr attributes;
-    struct node *node = tree_look(child, fds, &attributes);
+    struct node *node = nodes_look(child, fds, &attributes);
     uint64_t number = node != NULL ? node->number : child->number;
     if (child->gone)
         return LISTED;

@@ -5,7 +5,7 @@
 #ifndef UNIONFS_NAMES_H
 #define UNIONFS_NAMES_H
 
-#include "tree.h"
+#include "nodes.h"
 #include <limits.h>
 
 #include "plane.h"
