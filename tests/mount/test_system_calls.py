@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.support import driver, linux, tars
 from tests.support.filesystems import FileSystems
 from tests.support.mounts import COMMAND, Mounts, UnionMount
@@ -22,7 +24,7 @@ _LEFT_OUT = frozenset(
         *("read", "write", "writev"),
     )
 )
-_CALL = re.compile(r"^\d+ +(\w+)\(", re.MULTILINE)
+_CALL = re.compile(r"^(\d+) +(\w+)\(", re.MULTILINE)
 _STRACE = ("strace", "-f", "-qq", "-e", "trace=%file,%desc", "-o")
 # Another test may have had the kernel drop its caches, ours too.
 _ATTEMPTS = 5
@@ -96,6 +98,25 @@ def test_system_calls_on_an_image(union: Mounts[UnionMount], tmp_path: Path) -> 
     _check(_OF_IMAGES, tmp_path, measure)
 
 
+@pytest.mark.needs_native
+def test_the_first_look_at_a_mount_takes_no_python(
+    union: Mounts[UnionMount], tmp_path: Path
+) -> None:
+    """The plane knows the root before anybody asks for it."""
+    said = tmp_path / "calls"
+    mount = union({"d": {"file": "content"}}, {}, command=(*_STRACE, str(said), *COMMAND))
+    os.statvfs(mount.path)
+    assert (mount / "d/file").read_text() == "content"
+    os.statvfs(mount.path)
+    mount.unmount()
+    calls = _CALL.findall(said.read_text())
+    python = next(thread for thread, name in reversed(calls) if name == _BETWEEN)
+    of_python = " ".join(name for thread, name in calls if thread == python)
+    between = of_python.split(_BETWEEN)[-2].split()
+    # It wakes for the statvfs(2) that follows.
+    assert between.count("read") == 1, between
+
+
 def _check(operations: _Operations, place: Path, measure: Callable[[Path], None]) -> None:
     """What *measure* writes down ends with the operations, and they cost what they are to cost."""
     native = driver.chosen == "native"
@@ -145,7 +166,7 @@ def _on_directories(union: Mounts[UnionMount], place: Path, said: Path) -> None:
 def _segments(said: str) -> list[Counter[str]]:
     """The calls before, between and after those that stand between operations."""
     found: list[Counter[str]] = [Counter()]
-    for name in _CALL.findall(said):
+    for _, name in _CALL.findall(said):
         if name == _BETWEEN:
             found.append(Counter())
         elif name not in _LEFT_OUT:
