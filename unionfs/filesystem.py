@@ -8,6 +8,7 @@ names is changed; what it has checked is not checked again.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -113,7 +114,9 @@ class Filesystem:
 
     def tell_root(self) -> None:
         """Let the mirror answer for the root before anybody asks for it, if it can."""
-        self._tree.mirrored(self._node(ROOT_NUMBER))
+        # Whoever asks is told what is wrong.
+        with contextlib.suppress(OSError):
+            self._tree.mirrored(self._node(ROOT_NUMBER))
 
     def catch_up(self) -> None:
         """Before anything else is done: take in what the mirror has done meanwhile."""
@@ -304,6 +307,8 @@ class Filesystem:
         if old.parent is not new.parent:
             self._announce(one, new.parent)
             self._announce(other, old.parent)
+        for spot in (old, new):
+            self._tree.upper.settle(_upper_place(spot.parent), spot.name)
         self._tree.upper.exchange(_place_of_name(one, old), _place_of_name(other, new))
         self._nodes.drop_name(one, *old)
         self._nodes.drop_name(other, *new)
@@ -425,7 +430,7 @@ class Filesystem:
                 -1 if changes.gid is None else changes.gid,
             )
         if changes.mode is not None:
-            if node.is_directory and not changes.mode & stat.S_IRUSR:
+            if node.is_directory and ~changes.mode & (stat.S_IRUSR | stat.S_IXUSR):
                 self._tree.remember_names(node)
             upper.change_mode(place, stat.S_IMODE(changes.mode))
         if changes.atime_ns is not None or changes.mtime_ns is not None:
@@ -511,6 +516,8 @@ class Filesystem:
         await self._tree.copy_up(node, content=False)
         assert node.upper is not None
         place: Place = node.upper.entry.handle
+        if name == _ACCESS_ACL and node.is_directory:
+            self._tree.remember_names(node)
         places.setxattr(place, name, value)
         if name == _ACCESS_ACL:
             status = places.status(place)

@@ -102,7 +102,8 @@ class Node:
     content: for a regular file, once asked for: the source of its content.
     children: for a directory, once asked for: its names, each with its node or with the position
         of the topmost layer that has it.
-    listed: whether those are all; asked: how often a name was looked for before they were.
+    listed: whether those are all; not so in a directory that we may pass through but not list, or
+        of which few names were asked for: so often as asked says.
     protection: for a regular file or a directory, once asked for: what of
         :data:`unionfs.flags.PROTECTING` it has.
     files: what is open; lookups: the kernel's references; known_below: names of nodes in here.

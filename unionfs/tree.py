@@ -29,8 +29,9 @@ from unionfs.upper import Upper
 
 _log: Final = logging.getLogger(__name__)
 _ABSENT: Final = os.strerror(errno.ENOENT)
+# Names in a directory that are asked for one by one; from then on it pays to read them all. As
+# unionfs/driver/plane/tree.c has it.
 _ASKED_MOST: Final = 8
-"""Names in a directory that are asked for one by one; from then on it pays to read them all."""
 _METACOPY: Final = frozenset(markers.spellings(markers.METACOPY, markers.USER))
 
 
@@ -187,7 +188,7 @@ class Tree:
 
     def _children_to_look_in(self, node: Node) -> dict[bytes, Node | int]:
         """The names in a directory that are known; all of them, once it pays to read them."""
-        if not node.listed and node.is_directory and node.asked < _ASKED_MOST:
+        if node.asked < _ASKED_MOST and not node.listed and _may_be_asked(node):
             node.asked += 1
         else:
             # Whoever may not list it may still pass through.
@@ -776,6 +777,16 @@ class Tree:
         upper.link_copy(node.index_key, parent.upper.entry.handle, name)
         known = node.has_name(parent, name)
         node.names[node.names.index(known)] = known._replace(below=None)
+
+
+def _may_be_asked(node: Node) -> bool:
+    """Whether one name in a directory may be looked for without reading the others.
+
+    Which ``.wh.`` files the upper has has to be known before anything is made beside them.
+    """
+    if not node.is_directory:
+        return False
+    return node.upper is None or node.upper.entry.handle.hidden is not None
 
 
 def _rebind(node: Node, descriptor: int) -> None:

@@ -97,6 +97,10 @@ def test_other_reserved_names_are_hidden_and_hide_nothing(make: Make, name: str)
     assert list(layer.listing(layer.root())) == [b"file"]
 
 
+def test_a_name_that_is_too_long_for_a_layer_is_absent_there(make: Make) -> None:
+    assert said(make({"file": ""}), "n" * 256) is None
+
+
 def test_a_file_beside_its_own_whiteout_is_there(make: Make) -> None:
     layer = make({".wh.file": "", "file": "content"})
     found = said(layer, "file")

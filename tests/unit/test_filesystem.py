@@ -120,6 +120,19 @@ async def test_two_files_are_copied_at_the_same_time(make: Make, gate: Gate) -> 
     assert await union.read("d/b") == "2" + BIG[1:]
 
 
+@in_trio
+async def test_a_wh_file_of_the_upper_does_not_hide_what_is_moved_beside_it(make: Make) -> None:
+    union = make(
+        {"m": {"low": "m"}, "n": {"low": "n"}}, {".wh.new": "", ".wh.file": "", "file": ""}
+    )
+    await union.rename("m", "new")
+    await union.rename("n", "file", syscalls.RENAME_EXCHANGE)
+    union.forget()
+    union.reopen()
+    assert await union.read("new/low") == "m"
+    assert await union.read("file/low") == "n"
+
+
 def test_a_directory_is_read_once_that_pays(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     listing = DirectoryLayer.listing
     read = []

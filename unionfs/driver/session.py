@@ -85,9 +85,9 @@ def serve(plan: Plan, ready: Callable[[], None] | None = None) -> int:
             operations = UnionOperations(filesystem, plan.options.owners, offer)
             stack.enter_context(_mounted(plan, operations, mirror))
             made.pop_all()
-        filesystem.tell_root()
         # While we hold the upper, the record says so.
         last.enter_context(records.kept(union, directory))
+        filesystem.tell_root()
         for note in notes:
             notices.tell(note)
         gc.collect()

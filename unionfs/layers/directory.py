@@ -32,6 +32,8 @@ _log: Final = logging.getLogger(__name__)
 
 _CHANGED: Final = "a layer changed while it was mounted"
 _PATH_MAX: Final = 3800
+# No such name, or one longer than this filesystem has any.
+_ABSENT: Final = (errno.ENOENT, errno.ENAMETOOLONG)
 """Bytes of a path that leave room for one name more within what the kernel takes (limits.h)."""
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 # struct ovl_fb of fs/overlayfs/overlayfs.h: version, magic, length, flags, type, filesystem.
@@ -104,7 +106,9 @@ class DirectoryLayer:
         hidden = self.whiteout_files and self._hides(place, descriptor, name)
         try:
             attributes = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise
             return WHITEOUT if hidden else None
         return self._entry(Place(place, name), attributes, hidden)
 
@@ -390,8 +394,7 @@ def _exists(descriptor: int, name: bytes) -> bool:
     try:
         os.stat(name, dir_fd=descriptor, follow_symlinks=False)
     except OSError as error:
-        # With its prefix the marker's name may be longer than any name can be.
-        if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
+        if error.errno in _ABSENT:
             return False
         raise
     return True

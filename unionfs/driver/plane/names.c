@@ -711,6 +711,8 @@ enum verdict names_handle(struct request *request, struct scratch *scratch)
         return read_link(request, scratch);
     case FUSE_GETXATTR:
         return get_attribute(request, scratch);
+    case FUSE_FLUSH:
+        return answer(request, ENOSYS); /* there is nothing to, so it does not ask again */
     case FUSE_OPENDIR:
         /* Nothing has to be known of who reads: so the kernel opens by itself, and keeps listings. */
         return answer(request, ENOSYS);

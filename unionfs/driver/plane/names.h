@@ -5,9 +5,9 @@
 #ifndef UNIONFS_NAMES_H
 #define UNIONFS_NAMES_H
 
-#include "nodes.h"
 #include <limits.h>
 
+#include "nodes.h"
 #include "plane.h"
 
 /* Seconds: the tree changes only through the mount. As unionfs/driver/caching.py has it. */

@@ -9,7 +9,6 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "plane.h"
 #include "tree.h"
 
 struct directory *tree_directory(uint64_t number)
@@ -323,7 +322,10 @@ bool tree_knows(uint64_t number)
     return known;
 }
 
-/* Names that are asked for one by one; from then on it pays to read them all. */
+/*
+ * Names that are asked for one by one; from then on it pays to read them all. As unionfs/tree.py has
+ * it.
+ */
 enum { ASKED_MOST = 8 };
 
 struct directory *tree_asked(uint64_t number)
