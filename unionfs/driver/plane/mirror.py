@@ -13,7 +13,7 @@ from typing import Final
 
 from unionfs import syscalls
 from unionfs.driver.plane import _plane
-from unionfs.layers import markers, places
+from unionfs.layers import places
 from unionfs.layers.base import Catalogue, Catalogued, Layer
 from unionfs.layers.directory import DirectoryLayer
 from unionfs.merge import Source
@@ -60,8 +60,8 @@ class PlaneMirror:
             self._catalogues[position] = layer
 
     def upper(self, upper: Upper) -> None:
-        """Let the plane copy up and make whiteouts, where we may do all that they need."""
-        if upper.prefix != markers.TRUSTED or upper.metacopies or not self._owners_known:
+        """Let the plane copy up and make whiteouts; what it may not do is asked of us."""
+        if upper.metacopies:
             return
         try:
             for position, layer in self._layers.items():
