@@ -146,8 +146,10 @@ class Side:
             os.close(descriptor)
 
     def truncate(self, path: PurePosixPath, size: int) -> None:
-        # Whether its time changes if its size does not, each file system has a mind of its own.
-        if os.stat(self.at(path)).st_size != size:
+        # Whether its time changes if its size does not, each file system has a mind of its own; and
+        # what size a directory has.
+        status = os.stat(self.at(path))
+        if stat.S_ISDIR(status.st_mode) or status.st_size != size:
             os.truncate(self.at(path), size)
 
     def mkdir(self, path: PurePosixPath, mode: int) -> None:
@@ -660,7 +662,7 @@ class Pair:
                 path.chmod(less)
                 return known and step.uid != 0 and found == replace(wanted, mode=mode)
             case Status(mode=less), Status(mode=mode) if (
-                mode & ~(stat.S_ISUID | stat.S_ISGID) == less
+                mode != less == mode & ~(stat.S_ISUID | stat.S_ISGID)
             ):
                 # FUSE asks in the same words whether it takes capabilities, or these as well.
                 path.chmod(mode)
