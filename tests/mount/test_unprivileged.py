@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import linux
-from tests.support.acls import has_acl, set_acl
+from tests.support.acls import ACCESS, acl, has_acl, set_acl
 from tests.support.command import Command, mounted_below
 from tests.support.filesystems import FileSystems
 from tests.support.layers import (
@@ -301,6 +301,29 @@ def test_directories_that_their_owner_may_not_write(somebody: Somebody, director
     somebody.run(body)
     (work,) = somebody.home.glob("*/work/work")
     assert os.listdir(work) == []
+
+
+@by(USER, SINGLE, WIDE)
+def test_an_empty_directory_that_its_owner_may_read_no_more_can_be_removed(
+    somebody: Somebody, directory: Path
+) -> None:
+    ways: dict[str, Callable[[Path], None]] = {
+        "unread": lambda path: path.chmod(0o300),
+        "unsearched": lambda path: path.chmod(0o600),
+        "acl": lambda path: os.setxattr(path, ACCESS, acl("u::---,g::---,o::---")),
+    }
+    layer = build(directory / "base", mine({name: {"file": ""} for name in ways}))
+
+    def body() -> None:
+        with mounting() as union:
+            mount = union(layer)
+            for name, lock in ways.items():
+                (mount / name / "file").unlink()
+                lock(mount / name)
+                (mount / name).rmdir()
+            assert os.listdir(mount.path) == []
+
+    somebody.run(body)
 
 
 @by(USER, SINGLE, WIDE)

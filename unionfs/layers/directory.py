@@ -32,9 +32,9 @@ _log: Final = logging.getLogger(__name__)
 
 _CHANGED: Final = "a layer changed while it was mounted"
 _PATH_MAX: Final = 3800
+"""Bytes of a path that leave room for one name more within what the kernel takes (limits.h)."""
 # No such name, or one longer than this filesystem has any.
 _ABSENT: Final = (errno.ENOENT, errno.ENAMETOOLONG)
-"""Bytes of a path that leave room for one name more within what the kernel takes (limits.h)."""
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 # struct ovl_fb of fs/overlayfs/overlayfs.h: version, magic, length, flags, type, filesystem.
 _ORIGIN: Final = struct.Struct("=BBBBB16s")
