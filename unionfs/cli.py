@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final, NoReturn
 
 from unionfs import __version__
@@ -193,7 +192,7 @@ def _plan(arguments: argparse.Namespace, options: Options) -> Plan:
         lower = tuple(words[:-1])
     if len(words) == 2 and options.fsname is None:
         # mount(8) finds what is mounted already by the source that it gave.
-        options = replace(options, fsname=words[0] or None)
+        options = options._replace(fsname=words[0] or None)
     upper = _only_one("--upper", arguments.upper, "upperdir=", options.upper)
     work = _only_one("--work", arguments.work, "workdir=", options.work)
     _require(upper is not None or not arguments.work, "--work is of no use without --upper")

@@ -14,8 +14,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import xxhash
 
@@ -40,8 +39,7 @@ _NO_FLAGS_HERE: Final = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What a copy gets besides its content.
 
     attributes: owner, mode and times. extended: attributes with their values. marks: the upper's

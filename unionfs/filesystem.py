@@ -15,10 +15,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
-
-import trio
 
 from unionfs import syscalls
 from unionfs.flags import APPEND, IMMUTABLE, PROTECTING, Call
@@ -31,6 +28,7 @@ from unionfs.model import NAME_MAX, Caller
 from unionfs.nodes import ROOT_NUMBER, Node, OpenFile
 from unionfs.tree import Status, Tree, open_source
 from unionfs.upper import Upper
+from unionfs.waiting import in_thread
 
 _log: Final = logging.getLogger(__name__)
 
@@ -49,8 +47,7 @@ _GONE_FROM_A_LISTING: Final = 1000
 _NOT_PASSED_ON: Final = os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_DIRECT | os.O_NOCTTY
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
+class Changes(NamedTuple):
     """What setattr changes; None leaves a value as it is. Times are in nanoseconds.
 
     ends_privileges: who asks may not keep set-user-ID and set-group-ID of what it truncates, or is
@@ -636,12 +633,12 @@ class Filesystem:
             return
         if self._tree.has_content(node):
             sync = os.fdatasync if datasync else os.fsync
-            await trio.to_thread.run_sync(sync, file.descriptor)
+            await in_thread(sync, file.descriptor)
         elif not datasync:
             # The descriptor is of the file below, the attributes are of the metacopy.
             descriptor = self._tree.open_upper(node, os.O_RDONLY)
             try:
-                await trio.to_thread.run_sync(os.fsync, descriptor)
+                await in_thread(os.fsync, descriptor)
             finally:
                 os.close(descriptor)
 
@@ -706,7 +703,7 @@ class Filesystem:
             dir_fd=places.directory(node.upper.entry.handle),
         )
         try:
-            await trio.to_thread.run_sync(os.fsync, descriptor)
+            await in_thread(os.fsync, descriptor)
         finally:
             os.close(descriptor)
 

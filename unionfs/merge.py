@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from unionfs.layers.base import Layer
@@ -31,12 +30,14 @@ class Source(NamedTuple):
 Stack = Sequence[Source]
 
 
-@dataclass(slots=True)
 class _Search:
     """What is looked for in the layers further down: a name in the parent, or a path."""
 
-    name: bytes
-    path: bytes | None = None
+    __slots__ = ("name", "path")
+
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+        self.path: bytes | None = None
 
     def follow(self, redirect: bytes) -> None:
         if _starts_anew(redirect):

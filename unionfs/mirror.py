@@ -63,6 +63,10 @@ class Mirror(Protocol):
         """A layer, and what its inode numbers have above the 48th bit (None: it varies)."""
         ...
 
+    def space(self, descriptor: int) -> None:
+        """*descriptor*, which stays open, is on the filesystem whose space statfs(2) tells."""
+        ...
+
     def upper(self, upper: Upper) -> None:
         """Where copies and whiteouts are made, and by what rules."""
         ...
@@ -147,6 +151,9 @@ class NoMirror:
     """Nobody answers in our place."""
 
     def layer(self, position: int, layer: Layer, space: int | None, *, upper: bool) -> None:
+        """Nothing."""
+
+    def space(self, descriptor: int) -> None:
         """Nothing."""
 
     def upper(self, upper: Upper) -> None:

@@ -10,8 +10,7 @@ import os
 import stat
 import struct
 import unicodedata
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 NAME_MAX: Final = 255
 """Bytes a name may have (limits.h, and every filesystem that can be an upper)."""
@@ -159,7 +158,6 @@ WHITEOUT: Final = Mark.WHITEOUT
 UNREAD: Final = Mark.UNREAD
 
 
-@dataclass(slots=True)
 class Entry:
     """What one layer says of one name that it has.
 
@@ -172,11 +170,21 @@ class Entry:
         down (:func:`unionfs.merge.described`); its own are a placeholder, for when there is none.
     """
 
-    attributes: Attributes
-    handle: Any
-    opaque: bool = False
-    redirect: bytes | None = None
-    implied: bool = False
+    __slots__ = ("attributes", "handle", "implied", "opaque", "redirect")
+
+    def __init__(
+        self,
+        attributes: Attributes,
+        handle: Any,
+        opaque: bool = False,
+        redirect: bytes | None = None,
+        implied: bool = False,
+    ) -> None:
+        self.attributes = attributes
+        self.handle = handle
+        self.opaque = opaque
+        self.redirect = redirect
+        self.implied = implied
 
     @property
     def is_directory(self) -> bool:
@@ -187,8 +195,7 @@ class Entry:
         return stat.S_ISREG(self.attributes.st_mode)
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """Who asks: the owner of what is made, and the umask for it."""
 
     uid: int

@@ -6,8 +6,7 @@ import enum
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from unionfs.model import UnionError
 from unionfs.owners import ID_MAX, Ids, Owners, Range
@@ -28,8 +27,7 @@ class Driver(enum.Enum):
     """The same, but its absence is an error."""
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """What the options ask for.
 
     lower: the layers of ``lowerdir=``, base first (the option itself has the top first).
@@ -48,7 +46,7 @@ class Options:
     fsname: bytes | None = None
     flags: frozenset[str] = frozenset()
     metacopy: bool | None = None
-    owners: Owners = field(default_factory=Owners)
+    owners: Owners = Owners()
     driver: Driver = Driver.AUTO
 
 

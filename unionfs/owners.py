@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from unionfs.model import NO_ID
@@ -37,8 +36,7 @@ class Range(NamedTuple):
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ids:
+class Ids(NamedTuple):
     """How ids of one kind, of users or of groups, are shown.
 
     ranges: without any, ids show as they are. squashed: what every owner shows as, if not None.
@@ -88,8 +86,7 @@ class Ids:
         return self.stored(number, errno.EINVAL) if inwards else min(self._mapped(number), ID_MAX)
 
 
-@dataclass(frozen=True, slots=True)
-class Owners:
+class Owners(NamedTuple):
     """How users and groups are shown."""
 
     users: Ids = Ids()

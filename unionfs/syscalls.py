@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import struct
+from collections.abc import Iterable
 from typing import Final
 
 RENAME_NOREPLACE: Final = 1
@@ -240,6 +241,15 @@ def keep_capabilities_over_fsuid() -> bool:
     """
     bits = libc.prctl(_PR_GET_SECUREBITS, 0, 0, 0, 0)
     return bool(libc.prctl(_PR_SET_SECUREBITS, bits | _SECBIT_NO_SETUID_FIXUP, 0, 0, 0) == 0)
+
+
+def signal_descriptor(signals: Iterable[int]) -> int:
+    """``signalfd(2)``: readable while one of *signals*, which are to be blocked, is pending."""
+    # sigset_t has 1024 bits, in words of the machine.
+    words = (ctypes.c_ulong * (128 // ctypes.sizeof(ctypes.c_ulong)))()
+    for number in signals:
+        words[0] |= 1 << number - 1
+    return check(libc.signalfd(-1, words, os.O_CLOEXEC | os.O_NONBLOCK))
 
 
 def give_up_capability(number: int) -> None:

@@ -12,10 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Final, NamedTuple
-
-import trio
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from unionfs import copyup, flags, merge
 from unionfs.layers import markers, places
@@ -26,6 +23,10 @@ from unionfs.mirror import Mirror, Whereabouts
 from unionfs.model import Attributes, Entry
 from unionfs.nodes import ROOT_NUMBER, Node, Nodes, Numbering
 from unionfs.upper import Upper
+from unionfs.waiting import in_thread, new_lock
+
+if TYPE_CHECKING:
+    import trio
 
 _log: Final = logging.getLogger(__name__)
 _ABSENT: Final = os.strerror(errno.ENOENT)
@@ -50,7 +51,7 @@ async def open_source(source: Source) -> int:
     """
     _, layer, entry = source
     if layer.opens_slowly(entry):
-        return await trio.to_thread.run_sync(layer.open, entry)
+        return await in_thread(layer.open, entry)
     return layer.open(entry)
 
 
@@ -69,6 +70,7 @@ class Tree:
         for position, layer in enumerate(self._layers):
             space = self._numbering.space(position, layer)
             mirror.layer(position, layer, space, upper=position == self._upper_position)
+        mirror.space(self._layers[-1].statfs())
         if upper is not None:
             mirror.upper(upper)
         self._copying: dict[Node, trio.Lock] = {}
@@ -405,7 +407,7 @@ class Tree:
             return
         lock = self._copying.get(node)
         if lock is None:
-            lock = self._copying[node] = trio.Lock()
+            lock = self._copying[node] = new_lock()
             # To wait for it would be to let others go first.
             lock.acquire_nowait()
         else:
@@ -635,12 +637,10 @@ class Tree:
         whole = wanted.attributes.st_size
         size = whole if size is None else min(size, whole)
         if size < whole:
-            wanted = replace(wanted, cut_ns=time.time_ns())
+            wanted = wanted._replace(cut_ns=time.time_ns())
         if size == 0:
             return copyup.copy_regular(self.upper, scratch, source_fd, 0, wanted)
-        return await trio.to_thread.run_sync(
-            copyup.copy_regular, self.upper, scratch, source_fd, size, wanted
-        )
+        return await in_thread(copyup.copy_regular, self.upper, scratch, source_fd, size, wanted)
 
     async def _fill_metacopy(self, node: Node, size: int | None) -> None:
         """Give a metacopy file in the upper its content."""
@@ -686,7 +686,7 @@ class Tree:
         target_fd = self.open_upper(node, os.O_RDWR)
         try:
             ordering = self.upper.ordering
-            await trio.to_thread.run_sync(copyup.fill_metacopy, source_fd, target_fd, ordering)
+            await in_thread(copyup.fill_metacopy, source_fd, target_fd, ordering)
             _rebind(node, target_fd)
         finally:
             os.close(target_fd)

@@ -8,13 +8,14 @@ import re
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support import linux
+from tests.support import driver, linux
 from tests.support.command import (
     SECONDS,
     Command,
@@ -30,15 +31,10 @@ _PROGRAMS = ("sh", "cat", "ls", "readlink", "sleep")
 
 _FAILING = """
 import sys
-import pyfuse3
-serve = pyfuse3.main
+from unionfs.driver import answering
 async def fail():
     raise RuntimeError("injected")
-async def negotiate():
-    # The first call answers no more than the request that begins a session.
-    pyfuse3.main = fail
-    await serve()
-pyfuse3.main = negotiate
+answering._serve_requests = fail
 from unionfs.cli import main
 sys.exit(main())
 """
@@ -144,6 +140,47 @@ def test_the_log_tells_more_when_asked(unionmount: Command) -> None:
     assert last.endswith(f"{unionmount.directory}/mount is unmounted")
 
 
+@pytest.mark.needs_native
+def test_what_answers_in_python_is_loaded_when_the_mount_is_there(unionmount: Command) -> None:
+    process = unionmount.foreground(
+        "-v", "base", "mount", env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
+    )
+    os.getxattr(unionmount.directory / "mount", "user.unionmount.layer")
+    process.terminate()
+    lines = read_until(process.stderr, b"").splitlines()
+    assert process.wait(SECONDS) == 0
+    (mounted,) = (at for at, line in enumerate(lines) if line.endswith(b"/mount is mounted"))
+    for name in (b"trio", b"pyfuse3"):
+        (loaded,) = (at for at, line in enumerate(lines) if line.split()[-1:] == [name])
+        assert loaded > mounted, name
+
+
+@pytest.mark.needs_native
+@pytest.mark.parametrize("where", ["holds it", "lies in it"])
+def test_nothing_is_loaded_from_the_mount(unionmount: Command, where: str) -> None:
+    """A layer would be asked for the libraries of the process that serves it."""
+    libraries = unionmount.directory / "libraries" / "own"
+    (libraries / "inner").mkdir(parents=True)
+    point = libraries.parent if where == "holds it" else libraries / "inner"
+    process = unionmount.foreground(
+        *("-v", "base", point),
+        env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1", "PYTHONPATH": str(libraries)},
+    )
+    os.getxattr(point, "user.unionmount.layer")
+    process.terminate()
+    lines = read_until(process.stderr, b"").splitlines()
+    assert process.wait(SECONDS) == 0
+    (mounted,) = (at for at, line in enumerate(lines) if line.endswith(b" is mounted"))
+    assert not any(line.startswith(b"import time:") for line in lines[mounted:])
+
+
+def test_an_unmount_before_python_is_needed_is_the_end(unionmount: Command) -> None:
+    process = unionmount.foreground("base", "mount")
+    linux.umount(unionmount.directory / "mount")
+    assert process.wait(SECONDS) == 0
+    assert read_until(process.stderr, b"") == b""
+
+
 # In the foreground
 
 
@@ -194,37 +231,64 @@ def test_debug_stays_in_the_foreground_and_prints_requests(unionmount: Command) 
     assert "opcode: LOOKUP" in stderr.read_text()
 
 
+def test_a_mount_of_roots_alone_is_for_root_alone(unionmount: Command) -> None:
+    """Also where the data plane could answer, and the kernel knows all that it has to."""
+    base = unionmount.directory / "base"
+    os.chown(base, 65534, 65534)
+    base.chmod(0o705)
+    unionmount.mounts("-o", "allow_root", "base", "mount")
+    for directory in (unionmount.directory, *unionmount.directory.parents):
+        assert os.stat(directory).st_mode & stat.S_IXOTH, directory
+    for prefix, status in (([], 0), (_NOBODY, 1)):
+        done = subprocess.run(
+            [*prefix, "cat", "mount/file"],
+            cwd=unionmount.directory,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status
+    assert os.strerror(errno.EACCES) in done.stderr
+
+
 # Failures
 
 
-def test_an_exception_that_ends_the_loop_unmounts_with_a_log_record(unionmount: Command) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _FAILING, "-f", "--upper", "upper", "base", "mount"],
+def _fail(unionmount: Command, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a unionmount that fails as soon as it is to answer requests in Python."""
+    return subprocess.run(
+        [sys.executable, "-c", _FAILING, *driver.words(), *words],
         cwd=unionmount.directory,
         capture_output=True,
         text=True,
         timeout=SECONDS,
         check=False,
     )
+
+
+def test_an_exception_that_ends_the_loop_unmounts_with_a_log_record(unionmount: Command) -> None:
+    done = _fail(unionmount, "-f", "--upper", "upper", "base", "mount")
     assert done.returncode == 1
     assert "serving the mount failed" in done.stderr
     assert "RuntimeError: injected" in done.stderr
     assert mounted_below(unionmount.directory) == []
 
 
+@pytest.mark.needs_stock
 def test_a_daemon_that_fails_at_once_is_told(unionmount: Command) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _FAILING, "--log", "log", "base", "mount"],
-        cwd=unionmount.directory,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
+    done = _fail(unionmount, "--log", "log", "base", "mount")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "does not answer" in line
     assert wait_for_table(lambda: mounted_below(unionmount.directory) == [])
+
+
+@pytest.mark.needs_native
+def test_a_daemon_that_fails_later_unmounts_with_a_log_record(unionmount: Command) -> None:
+    done = _fail(unionmount, "--log", "log", "base", "mount")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert wait_for_table(lambda: mounted_below(unionmount.directory) == [])
+    assert "RuntimeError: injected" in (unionmount.directory / "log").read_text()
 
 
 def test_an_aborted_connection_ends_the_daemon_and_its_mount(unionmount: Command) -> None:

@@ -919,6 +919,20 @@ static void play(size_t steps)
     }
 }
 
+/* libfuse gets FIRST, and the kernel no reply to it. */
+static void begin_to_serve(const struct fuse_in_header *first)
+{
+    struct fuse_in_header got;
+    struct pollfd waiting = {.fd = ready, .events = POLLIN};
+    CHECK(poll(&waiting, 1, 0) == 0);
+    channel_begin();
+    CHECK(poll(&waiting, 1, 0) == 1);
+    CHECK(channel_read(-1, &got, sizeof(got), NULL) == sizeof(got));
+    CHECK(memcmp(&got, first, sizeof(got)) == 0);
+    reply_with(first->unique, 0, NULL, 0);
+    CHECK(recv(kernel, &(char){0}, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN);
+}
+
 static void begin(const char *directory, int threads)
 {
     int ends[2], room = 8 << 20;
@@ -955,8 +969,15 @@ static void begin(const char *directory, int threads)
     handles_configure(false, false, 1 << 20);
     kernel = ends[0];
     plane = ends[1];
-    ready = channel_start(plane, threads, MOST, false);
-    CHECK(ready >= 0);
+    layers_set_space(chance(4) ? -1 : directory_fd);
+    channel_configure(chance(4), false);
+    CHECK(channel_ready() < 0 && !channel_ended());
+    const struct fuse_in_header first = {
+        .len = sizeof(first), .opcode = FUSE_INIT, .unique = UINT64_MAX};
+    CHECK(channel_start(plane, threads, MOST, &first, sizeof(first) - 1) < 0 && errno == EINVAL);
+    ready = channel_start(plane, threads, MOST, &first, sizeof(first));
+    CHECK(ready >= 0 && ready == channel_ready() && !channel_ended());
+    begin_to_serve(&first);
     learn_node(FUSE_ROOT_ID, S_IFDIR);
 }
 
@@ -984,6 +1005,7 @@ static void end(void)
         struct pollfd waiting = {.fd = ready, .events = POLLIN};
         CHECK(poll(&waiting, 1, PATIENCE_MS) > 0);
     } while (serve_python());
+    CHECK(channel_ended());
 }
 
 int main(int count, char **words)

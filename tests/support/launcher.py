@@ -181,7 +181,7 @@ def _become_command(words: list[str]) -> NoReturn:
 
 if __name__ == "__main__":
     # The command would import it only after its fork.
-    importlib.import_module("unionfs.driver.session")
+    importlib.import_module("unionfs.driver.answering")
     # What is frozen is not looked at, and so not copied, by each fork's collector.
     gc.freeze()
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import re
@@ -83,7 +84,9 @@ class MemoryLayer:
         return {"label": self.identity, **self._described}
 
     def root(self) -> Entry:
-        return replace(self._root, redirect=None)
+        root = copy.copy(self._root)
+        root.redirect = None
+        return root
 
     def lookup(self, directory: Entry, name: bytes) -> Entry | Mark | None:
         found = self._handle(directory).names.get(name)
@@ -201,7 +204,9 @@ class MemoryLayer:
             entry = found
         assert isinstance(entry.attributes, Status)
         entry.attributes.st_nlink += 1
-        return replace(entry, handle=replace(self._handle(entry), path=path))
+        linked = copy.copy(entry)
+        linked.handle = replace(self._handle(entry), path=path)
+        return linked
 
 
 def _content(item: File) -> bytes:

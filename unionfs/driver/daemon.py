@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import os
 import resource
 import signal
@@ -21,6 +20,7 @@ from collections.abc import Callable
 from typing import Final
 
 from unionfs.driver import mounts, namespaces, notices
+from unionfs.driver.loading import there_to_stay
 from unionfs.driver.plan import Plan
 from unionfs.model import UnionError
 from unionfs.sources import problem
@@ -31,12 +31,9 @@ _FAILED: Final = b"-"
 
 def serve(plan: Plan, ready: Callable[[], None] | None = None) -> int:
     """As :func:`unionfs.driver.session.serve`, which is imported now and not before."""
-    # All that importing makes is there to stay, so looking for garbage in it is lost time.
-    gc.disable()
-    from unionfs.driver import session  # noqa: PLC0415 - see above
+    with there_to_stay():
+        from unionfs.driver import session  # noqa: PLC0415 - see above
 
-    gc.freeze()
-    gc.enable()
     return session.serve(plan, ready)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import logging
-import logging.handlers
 import os
+import syslog
 
 from unionfs.model import printable
 from unionfs.sources import problem
@@ -27,13 +27,24 @@ def start(path: bytes | None, verbosity: int, *, foreground: bool) -> None:
             raise problem("log", path, error) from error
         handlers.append(_with_format(file, "%(asctime)s %(levelname)s %(name)s: %(message)s"))
     elif not foreground and os.path.exists("/dev/log"):
-        system = logging.handlers.SysLogHandler("/dev/log")
-        system.setLevel(logging.ERROR)
-        handlers.append(_with_format(system, "unionmount[%(process)d]: %(message)s"))
+        handlers.append(_with_format(_SystemLog(), "%(message)s"))
     logging.basicConfig(handlers=handlers or [logging.NullHandler()], force=True)
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)]
     logging.getLogger("unionfs").setLevel(level)
     logging.getLogger("pyfuse3").addFilter(_tells_something)
+
+
+class _SystemLog(logging.Handler):
+    """Errors to the system's log. (That of logging.handlers has much loaded that nobody needs.)"""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        # At once, while no mount covers the way there.
+        syslog.openlog("unionmount", syslog.LOG_PID | syslog.LOG_NDELAY)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send it."""
+        syslog.syslog(syslog.LOG_ERR, self.format(record))
 
 
 def _tells_something(record: logging.LogRecord) -> bool:

@@ -6,21 +6,18 @@ import contextlib
 import errno
 import os
 import re
-import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from unionfs.driver import namespaces
 from unionfs.model import UnionError
 
-SUBTYPE: Final = "unionmount"
-TYPE: Final = b"fuse.unionmount"
+SUBTYPE: Final = b"unionmount"
+TYPE: Final = b"fuse." + SUBTYPE
 _OVERLAY: Final = b"overlay"
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(NamedTuple):
     """One mount of the table: proc_pid_mountinfo(5).
 
     device: ``major:minor``, which no two mounted filesystems share. root: the directory of the
@@ -120,16 +117,10 @@ def _unmount(point: bytes, *, lazy: bool) -> None:
     try:
         namespaces.unmount(point, lazy=lazy)
     except PermissionError:
-        _unmount_as_user(point, lazy=lazy)
+        # Only users need it, and what it needs takes a while to load.
+        from unionfs.driver import fusermount  # noqa: PLC0415 - see above
 
-
-def _unmount_as_user(point: bytes, *, lazy: bool) -> None:
-    words = [b"fusermount3", b"-u", *([b"-z"] if lazy else []), b"--", point]
-    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    if done.returncode:
-        # It tells no number, and being in use is why unmounting what is one's own fails.
-        reason = os.fsdecode(done.stderr.strip().rpartition(b": ")[2])
-        raise OSError(errno.EPERM if lazy else errno.EBUSY, reason, point)
+        fusermount.unmount(point, lazy=lazy)
 
 
 def _mount(line: bytes) -> Mount:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import functools
 import logging
@@ -187,7 +186,7 @@ class UnionOperations(pyfuse3.Operations):
         )
         # Without any change it comes before a write, by somebody who may not keep them.
         if changes == Changes() or (fields.update_size and ctx.uid != 0):
-            changes = dataclasses.replace(changes, ends_privileges=True)
+            changes = changes._replace(ends_privileges=True)
         return self._entry(await self._filesystem.setattr(inode, changes, fh))
 
     @_answering

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from unionfs.layers.markers import Dialects
 from unionfs.options import Options
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """One mount to be made; all paths are absolute.
 
     layers: base first, each a path or another word that :func:`unionfs.sources.open_layers` knows.
@@ -23,6 +22,6 @@ class Plan:
     upper: bytes | None = None
     work: bytes | None = None
     dialects: Dialects = Dialects.AUTO
-    options: Options = field(default_factory=Options)
+    options: Options = Options()
     log: bytes | None = None
     verbosity: int = 0

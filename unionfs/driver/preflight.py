@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Self
 
 from unionfs.driver import mounts
 from unionfs.layers import places
@@ -17,10 +16,10 @@ from unionfs.sources import problem
 _FUSE_DEVICE = "/dev/fuse"
 
 
-def require_fuse() -> None:
-    """Check that this machine and this user may speak FUSE. Raises UnionError."""
+def open_fuse() -> int:
+    """A descriptor of /dev/fuse. Raises UnionError where this machine or user has none."""
     try:
-        os.close(os.open(_FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+        return os.open(_FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except PermissionError as error:
         raise UnionError(f"no permission to open {_FUSE_DEVICE}: mount as root") from error
     except OSError as error:
@@ -68,8 +67,7 @@ def claimed_mount_point(point: bytes) -> Iterator[list[str]]:
         yield notes
 
 
-@dataclass(frozen=True)
-class Directory:
+class Directory(NamedTuple):
     """A directory, what it is in the mount, and (device, inode) of it and of all it lies in.
 
     Those tell directories apart, so neither links nor bind mounts deceive. A layer may be no
@@ -98,6 +96,18 @@ class Directory:
     def is_in(self, other: Self) -> bool:
         """Whether it lies in *other*, or is the same."""
         return other.lineage[0] in self.lineage
+
+
+def is_apart(point: bytes, paths: Iterable[str]) -> bool:
+    """Whether *point* neither lies in any of the directories at *paths*, nor holds it."""
+    target = Directory.at("mount point", point)
+    for path in paths:
+        # One that is not there holds nothing.
+        with contextlib.suppress(UnionError):
+            directory = Directory.at("", os.fsencode(path))
+            if directory.is_in(target) or target.is_in(directory):
+                return False
+    return True
 
 
 def require_own(own: Directory, others: Sequence[Directory], target: Directory) -> None:

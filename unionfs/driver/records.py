@@ -15,8 +15,7 @@ import logging
 import os
 import select
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from unionfs.driver import mounts
 
@@ -30,8 +29,7 @@ _SIZE_MAX: Final = 1 << 24
 _READING: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
-@dataclass(frozen=True, slots=True)
-class Union:
+class Union(NamedTuple):
     """One union: real paths, layers base first; process: its daemon's, None if that is gone.
 
     A layer that is no directory is the word that was given for it.

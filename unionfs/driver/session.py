@@ -1,26 +1,27 @@
 """One mount's life in the process that serves it: check, mount, answer, end by a signal or by
 umount(8).
+
+What answers requests in Python takes longer to load than all the rest. Where the data plane answers
+most of them, it is loaded once the mount is there: when a request waits for it, or nobody asks.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
 import logging
 import os
 import resource
-import shutil
+import select
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final
-
-import pyfuse3
-import trio
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from unionfs import syscalls
-from unionfs.driver import handshake, log, mounts, notices, plane, preflight, records
-from unionfs.driver.operations import UnionOperations
+from unionfs.driver import handshake, log, mounting, mounts, notices, plane, preflight, records
+from unionfs.driver.loading import there_to_stay
 from unionfs.driver.plan import Plan
 from unionfs.driver.preflight import Directory
 from unionfs.filesystem import Filesystem
@@ -33,6 +34,8 @@ from unionfs.upper import Upper
 from unionfs.workdir import require_free
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from unionfs.driver.plane.mirror import PlaneMirror
 
 _log = logging.getLogger(__name__)
@@ -44,15 +47,20 @@ _OVERLAYFS_METACOPY: Final = "/sys/module/overlay/parameters/metacopy"
 # Bytes. Larger requests are fewer; what is larger still could not be spliced (files.c).
 _READAHEAD: Final = 896 * 1024
 _WORK_SUFFIX: Final = b".work"
-_PASSED_ON: Final = frozenset(
-    ("dev", "suid", "noexec", "sync", "dirsync", "noatime", "allow_other", "allow_root", "debug")
-)
+# What the kernel is told of the options; it has "no" before some.
+_KERNELS: Final = frozenset(("noexec", "sync", "dirsync", "noatime", "allow_other"))
+
+# Python waits to be needed until the plane has had as little to do as that, for as long.
+_IDLE_SECONDS: Final = 0.1
+_IDLE_WORK_SECONDS: Final = 0.002
+# Not for ever: what is to be loaded may be replaced by another version.
+_SECONDS_TO_LOAD: Final = 10
 
 
 def serve(plan: Plan, ready: Callable[[], None] | None = None) -> int:
     """Mount *plan* in this process and serve it until it is unmounted.
 
-    ready: called when the mount answers; without it, what is logged is shown to the user too.
+    ready: called when the mount is there; without it, what is logged is shown to the user too.
     SIGTERM, SIGINT and SIGHUP unmount it. Answers the exit status: 1 if an exception ended it,
     which then is logged. Raises UnionError, with nothing mounted and nothing left behind.
     """
@@ -66,7 +74,9 @@ def serve(plan: Plan, ready: Callable[[], None] | None = None) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     # With it quotas would bind nobody (overlayfs's ovl_fill_super gives it up as well).
     syscalls.give_up_capability(syscalls.CAP_SYS_RESOURCE)
-    preflight.require_fuse()
+    native = _is_native(plan)
+    if not (native and _can_load_later(plan.point)):
+        _answering()
     # Once mounted, the mount may cover any path, and we could not answer ourselves: whatever has
     # a path is opened before.
     with (
@@ -76,28 +86,89 @@ def serve(plan: Plan, ready: Callable[[], None] | None = None) -> int:
     ):
         with preflight.claimed_mount_point(plan.point) as notes:
             made = contextlib.ExitStack()
-            mirror = _mirror(plan)
+            mirror = _mirror(plan, native)
             filesystem = stack.enter_context(contextlib.closing(_open(plan, made, mirror)))
             # While we hold the upper: afterwards it may be another's.
             stack.push(made)
             union = _union(plan)
-            offer = plane.offer if _may_be_native(plan) else None
-            operations = UnionOperations(filesystem, plan.options.owners, offer)
-            stack.enter_context(_mounted(plan, operations, mirror))
+            mounted = stack.enter_context(_mounted(plan, native))
             made.pop_all()
-        # While we hold the upper, the record says so.
-        last.enter_context(records.kept(union, directory))
-        filesystem.tell_root()
-        for note in notes:
-            notices.tell(note)
-        gc.collect()
-        gc.freeze()
         try:
-            trio.run(_answer, plan.point, ready)
+            # While we hold the upper, the record says so.
+            last.enter_context(records.kept(union, directory))
+            for note in notes:
+                notices.tell(note)
+            _answer(plan, filesystem, mounted, mirror, ready)
         except BaseException:
             _log.exception("%s: serving the mount failed", os.fsdecode(plan.point))
+            mounted.detach()
             return 1
         return 0
+
+
+def _is_native(plan: Plan) -> bool:
+    """Whether the data plane is to answer. Raises UnionError if it is said that it must."""
+    if plan.options.driver is Driver.STOCK or plane.usable():
+        return plan.options.driver is not Driver.STOCK
+    if plan.options.driver is Driver.NATIVE:
+        raise UnionError("-o driver=native is not possible here: the extension was not built")
+    return False
+
+
+def _answering() -> ModuleType:
+    with there_to_stay():
+        from unionfs.driver import answering  # noqa: PLC0415 - see the module's description
+
+    return answering
+
+
+def _can_load_later(point: bytes) -> bool:
+    """Whether all that may have to be loaded is found beside what *point*, a real path, will show.
+
+    Else the mount would give us what a layer holds, or wait for us to answer.
+    """
+    with open("/proc/self/maps") as maps:
+        loaded = {os.path.dirname(line.split()[5]) for line in maps if line.endswith(".so\n")}
+    return preflight.is_apart(point, [*filter(None, sys.path), *loaded, "/etc"])
+
+
+class _Mounted(NamedTuple):
+    """A mount that was made.
+
+    point, device: where, and which of the kernel's. kernel: the descriptor that serves it.
+    native: whether the data plane is to answer.
+    """
+
+    point: bytes
+    device: str | None
+    kernel: int
+    agreed: handshake.Agreed
+    native: bool
+
+    def detach(self) -> None:
+        """Take it away, if it still is there."""
+        there = mounts.visible_at(self.point)
+        if there is not None and there.device == self.device:
+            mounts.detach(self.point)
+
+
+@contextlib.contextmanager
+def _mounted(plan: Plan, native: bool) -> Iterator[_Mounted]:
+    # From here on signals wait until they are answered by unmounting.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    source = plan.options.fsname or mounts.SUBTYPE
+    kernel = mounting.mount(plan.point, source, _mount_options(plan))
+    there = mounts.visible_at(plan.point)
+    device = None if there is None else there.device
+    try:
+        agreed = handshake.agree(kernel, passthrough=syscalls.may_use_trusted_attributes())
+        mounts.set_readahead(plan.point, _READAHEAD)
+        native = native and agreed.opens_directories
+        yield _Mounted(plan.point, device, kernel, agreed, native)
+    finally:
+        # It still is there, and answers nobody any more, if its connection was aborted.
+        if mounts.is_union(plan.point) and mounts.is_dead(plan.point):
+            mounts.detach(plan.point)
 
 
 def _union(plan: Plan) -> records.Union:
@@ -165,13 +236,13 @@ def _open_upper(
             _wait_for_user(upper, work, error)
         except (OSError, UnionError) as error:
             if new:
-                shutil.rmtree(work, ignore_errors=True)
+                _remove_work(work)
             if isinstance(error, OSError):
                 raise problem("upper", upper, error) from error
             raise
         else:
             if new:
-                made.callback(shutil.rmtree, work, ignore_errors=True)
+                made.callback(_remove_work, work)
             return opened
 
 
@@ -210,6 +281,12 @@ def _make_work(work: bytes) -> bool:
     return True
 
 
+def _remove_work(work: bytes) -> None:
+    import shutil  # noqa: PLC0415 - only a failure needs it, and a mount waits for all that is loaded
+
+    shutil.rmtree(work, ignore_errors=True)
+
+
 def _wait_for_user(upper: bytes, work: bytes, error: BusyError) -> None:
     """Wait until the daemon that has *upper* or *work* is done, if it is about to be.
 
@@ -228,128 +305,75 @@ def _wait_for_user(upper: bytes, work: bytes, error: BusyError) -> None:
     raise error
 
 
-@contextlib.contextmanager
-def _mounted(plan: Plan, operations: UnionOperations, mirror: PlaneMirror | None) -> Iterator[None]:
-    # From here on signals wait until they are answered by unmounting.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-    known = handshake.fuse_descriptors()
-    with _said() as said:
-        try:
-            pyfuse3.init(operations, os.fsdecode(plan.point), _fuse_options(plan))
-        except RuntimeError as error:
-            # libfuse tells the reason on standard error only.
-            reason = "; ".join(line.partition(": ")[2] or line for line in said())
-            raise UnionError(f"mount point {os.fsdecode(plan.point)}: {reason or error}") from error
-    try:
-        (descriptor,) = handshake.fuse_descriptors() - known
-        native = _may_be_native(plan) and plane.usable()
-        if plan.options.driver is Driver.NATIVE and not native:
-            raise UnionError("-o driver=native is not possible here: the extension was not built")
-        agreed = handshake.negotiate(
-            descriptor, passthrough=native and syscalls.may_use_trusted_attributes()
-        )
-        native = native and agreed.opens_directories
-        mounts.set_readahead(plan.point, _READAHEAD)
-        if native:
-            plane.start(
-                descriptor,
-                writable=plan.upper is not None,
-                passthrough=agreed.passthrough,
-                sync="volatile" not in plan.options.flags,
-                debug="debug" in plan.options.flags,
-            )
-            operations.answers_calls = True
-            if mirror is not None:
-                mirror.started = True
-        yield
-    finally:
-        pyfuse3.close(unmount=False)
-        # It still is there if serving failed, and answers nobody any more.
-        if mounts.is_union(plan.point) and mounts.is_dead(plan.point):
-            mounts.detach(plan.point)
-
-
-def _may_be_native(plan: Plan) -> bool:
-    return plan.options.driver is not Driver.STOCK and plane.built()
-
-
-def _mirror(plan: Plan) -> PlaneMirror | None:
+def _mirror(plan: Plan, native: bool) -> PlaneMirror | None:
     """What is told to the plane; nothing where owners show as others, for it does not know that."""
-    if not _may_be_native(plan) or plan.options.owners != Owners():
+    if not native or plan.options.owners != Owners():
         return None
     from unionfs.driver.plane.mirror import PlaneMirror  # noqa: PLC0415 - it needs the extension
 
     return PlaneMirror()
 
 
-def _fuse_options(plan: Plan) -> set[str]:
-    """What libfuse is asked for: only options that it knows, it ends the process for others."""
+def _mount_options(plan: Plan) -> set[str]:
     flags = plan.options.flags
-    options = {"default_permissions", f"subtype={mounts.SUBTYPE}"} | (flags & _PASSED_ON)
-    if os.geteuid() != 0:
-        # fusermount3 would pass over it, with a line for each mount.
-        options.discard("suid")
-    elif "allow_root" not in flags:
+    options = {"default_permissions"} | (flags & _KERNELS)
+    # For users fusermount3 would pass over it, with a line for each mount.
+    if "suid" not in flags or os.geteuid() != 0:
+        options.add("nosuid")
+    if "dev" not in flags:
+        options.add("nodev")
+    if os.geteuid() == 0 or "allow_root" in flags:
+        # With allow_root libfuse refuses all but root and us.
         options.add("allow_other")
     if plan.upper is None or "ro" in flags:
         options.add("ro")
-    source = plan.options.fsname or mounts.SUBTYPE.encode("ascii")
-    # In octal any byte passes, through pyfuse3 (ASCII only) and libfuse (commas).
-    return options | {"fsname=" + "".join(f"\\{byte:03o}" for byte in source)}
+    return options
 
 
-@contextlib.contextmanager
-def _said() -> Iterator[Callable[[], list[str]]]:
-    """Keep what C code writes to standard error meanwhile; gives a call that tells its lines."""
-    kept = os.dup(2)
-    memory = os.memfd_create("stderr")
-    os.dup2(memory, 2)
-
-    def lines() -> list[str]:
-        return os.fsdecode(os.pread(memory, 4096, 0)).splitlines()
-
-    try:
-        yield lines
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(memory)
-
-
-async def _answer(point: bytes, ready: Callable[[], None] | None) -> None:
-    """Serve until the mount is gone; *ready* is called when signals would be heard."""
-    with trio.open_signal_receiver(*_ENDING) as signals:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_unmount_on, signals, point)
-                _log.info("%s is mounted", os.fsdecode(point))
-                if ready is not None:
-                    ready()
-                await _serve_requests()
-                _log.info("%s is unmounted", os.fsdecode(point))
-                nursery.cancel_scope.cancel()
-        finally:
-            signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-
-
-async def _serve_requests() -> None:
-    """Answer until the mount is gone, or its connection was aborted (umount -f, fusectl)."""
-    try:
-        await pyfuse3.main()
-    except* ConnectionAbortedError:
-        _log.info("the connection to the kernel was aborted")
+def _answer(
+    plan: Plan,
+    filesystem: Filesystem,
+    mounted: _Mounted,
+    mirror: PlaneMirror | None,
+    ready: Callable[[], None] | None,
+) -> None:
+    flags = plan.options.flags
+    if mounted.native:
+        waiting = plane.start(
+            mounted.kernel,
+            mounted.agreed.request,
+            writable=plan.upper is not None,
+            passthrough=mounted.agreed.passthrough,
+            sync="volatile" not in flags,
+            only_ours="allow_root" in flags,
+            debug="debug" in flags,
+        )
+        if mirror is not None:
+            mirror.started = True
+            filesystem.tell_root()
+    _log.info("%s is mounted", os.fsdecode(plan.point))
+    gc.collect()
+    gc.freeze()
+    if ready is not None:
+        ready()
+    if mounted.native:
+        _wait_to_be_needed(waiting)
+    if not (mounted.native and plane.ended()):
+        kernel = None if mounted.native else mounted.kernel
+        _answering().serve(plan, filesystem, _ENDING, kernel, mounted.agreed.request)
+    _log.info("%s is unmounted", os.fsdecode(plan.point))
 
 
-async def _unmount_on(signals: AsyncIterator[int], point: bytes) -> None:
-    async for _ in signals:
-        # Unmounting may have to write back first, and it is we who are to answer that.
-        try:
-            in_use = await trio.to_thread.run_sync(mounts.unmount, point)
-        except OSError as error:
-            # A mount that was detached before is no mount point any more.
-            in_use = error.errno == errno.EINVAL
-            if not in_use:
-                _log.warning("%s can't be unmounted: %s", os.fsdecode(point), error.strerror)
-        if in_use:
-            _log.warning(notices.in_use_line(point))
+def _wait_to_be_needed(waiting: int) -> None:
+    """Wait until a request *waiting* is readable for, or a signal, or nobody asks for anything."""
+    signals = syscalls.signal_descriptor(_ENDING)
+    poll = select.poll()
+    poll.register(waiting, select.POLLIN)
+    poll.register(signals, select.POLLIN)
+    end = time.monotonic() + _SECONDS_TO_LOAD
+    worked = time.process_time()
+    while not poll.poll(_IDLE_SECONDS * 1000) and time.monotonic() < end:
+        before, worked = worked, time.process_time()
+        if worked - before < _IDLE_WORK_SECONDS:
+            break
+    os.close(signals)

@@ -6,6 +6,8 @@ built, pyfuse3 answers everything.
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import mmap
 import os
 import sys
@@ -37,20 +39,37 @@ def built() -> bool:
     return _plane is not None
 
 
+@functools.cache
 def usable() -> bool:
-    """Whether the plane can get between the kernel and the session that pyfuse3 has mounted."""
-    return built() and _plane.usable()
+    """Whether the plane can get between the kernel and pyfuse3, which need not be imported yet."""
+    if not built():
+        return False
+    found = importlib.util.find_spec("pyfuse3")
+    return found is not None and found.origin is not None and _plane.usable(found.origin)
 
 
-def start(descriptor: int, *, writable: bool, passthrough: bool, sync: bool, debug: bool) -> None:
-    """Get between the kernel and libfuse, whose *descriptor* of /dev/fuse becomes another file.
+def start(
+    kernel: int,
+    request: bytes,
+    *,
+    writable: bool,
+    passthrough: bool,
+    sync: bool,
+    only_ours: bool,
+    debug: bool,
+) -> int:
+    """Answer the requests on *kernel*, a descriptor of /dev/fuse that becomes the plane's.
 
+    What it can't answer waits for libfuse, behind *request*, a FUSE_INIT whose reply nobody gets.
     writable: whether the mount is. passthrough: whether the kernel has agreed to it. sync: whether
-    fsync(2) has an effect. debug: show the requests that pyfuse3 does not see. Raises OSError.
+    fsync(2) has an effect. only_ours: leave to libfuse what others than root and we ask for.
+    debug: show the requests that pyfuse3 does not see.
+
+    Answers a descriptor, the plane's, that is readable when something waits. Raises OSError.
     """
-    _plane.start(
-        os.dup(descriptor),
-        descriptor,
+    return _plane.start(
+        kernel,
+        request,
         1 if debug else _THREADS,
         _MOST,
         debug,
@@ -58,7 +77,13 @@ def start(descriptor: int, *, writable: bool, passthrough: bool, sync: bool, deb
         _PASSED_FROM,
         not writable,
         sync,
+        only_ours,
     )
+
+
+def ended() -> bool:
+    """Whether the mount is gone, and so no request comes."""
+    return _plane.ended()
 
 
 def offer(descriptor: int, upper: bool) -> None:

@@ -37,8 +37,11 @@ enum { PENDING_BUCKETS = 256 };
 static int kernel_fd = -1;
 static int ready_fd = -1;
 static size_t request_most;
+static struct message *first; /* what libfuse reads first */
+static uint64_t first_unique;
 static atomic_int serving; /* threads */
 static bool showing;
+static bool only_ours; /* and root's are the requests that are granted */
 
 static pthread_mutex_t queue_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct message *queue_head, **queue_tail = &queue_head;
@@ -50,6 +53,17 @@ static struct pending *pending_table[PENDING_BUCKETS];
 int channel_device(void)
 {
     return kernel_fd;
+}
+
+int channel_ready(void)
+{
+    return ready_fd;
+}
+
+void channel_configure(bool only, bool debug)
+{
+    only_ours = only;
+    showing = debug;
 }
 
 /* Replies */
@@ -105,6 +119,17 @@ static void ready(void)
         ;
 }
 
+/* A message of SIZE bytes, NULL without memory. */
+static struct message *new_message(const void *bytes, size_t size)
+{
+    struct message *message = malloc(sizeof(*message) + size);
+    if (message == NULL)
+        return NULL;
+    message->size = size;
+    memcpy(message->bytes, bytes, size);
+    return message;
+}
+
 static void enqueue(struct message *message)
 {
     pthread_mutex_lock(&queue_lock);
@@ -127,12 +152,28 @@ void table_unpin(uint64_t number)
         struct fuse_in_header header;
         struct fuse_forget_in body;
     } forget = {{.len = sizeof(forget), .opcode = FUSE_FORGET, .nodeid = number}, {.nlookup = PIN}};
-    struct message *message = malloc(sizeof(*message) + sizeof(forget));
-    if (message == NULL)
-        return; /* Python keeps it a little longer than needed: until the mount ends */
-    message->size = sizeof(forget);
-    memcpy(message->bytes, &forget, sizeof(forget));
-    enqueue(message);
+    struct message *message = new_message(&forget, sizeof(forget));
+    if (message != NULL)
+        enqueue(message); /* else Python keeps it until the mount ends */
+}
+
+void channel_begin(void)
+{
+    pthread_mutex_lock(&queue_lock);
+    first->next = queue_head;
+    queue_head = first;
+    if (first->next == NULL)
+        queue_tail = &first->next;
+    ready();
+    pthread_mutex_unlock(&queue_lock);
+}
+
+bool channel_ended(void)
+{
+    pthread_mutex_lock(&queue_lock);
+    bool ended = queue_ended;
+    pthread_mutex_unlock(&queue_lock);
+    return ended;
 }
 
 static void end_queue(void)
@@ -324,6 +365,8 @@ static void show(const struct fuse_in_header *header)
         [FUSE_RENAME2] = "RENAME2",
         [FUSE_CREATE] = "CREATE",
         [FUSE_FSYNC] = "FSYNC",
+        [FUSE_STATFS] = "STATFS",
+        [FUSE_FLUSH] = "FLUSH",
         [FUSE_OPEN] = "OPEN",
         [FUSE_RELEASE] = "RELEASE",
         [FUSE_GETXATTR] = "GETXATTR",
@@ -345,6 +388,28 @@ static void show(const struct fuse_in_header *header)
             (unsigned long long)header->nodeid, header->len, header->pid);
 }
 
+/*
+ * Whether somebody asks who is not to use the mount (allow_root of mount.fuse3(8)): libfuse refuses
+ * it then. What is open for others they may use, as there.
+ */
+static bool is_refused(const struct fuse_in_header *header)
+{
+    if (!only_ours || header->uid == 0 || header->uid == getuid())
+        return false;
+    switch (header->opcode) {
+    case FUSE_READ:
+    case FUSE_WRITE:
+    case FUSE_FSYNC:
+    case FUSE_READDIRPLUS:
+    case FUSE_RELEASE:
+    case FUSE_FORGET:
+    case FUSE_BATCH_FORGET:
+        return false;
+    default:
+        return true;
+    }
+}
+
 /* AGAIN: Python had it already. */
 static void handle(char *bytes, size_t size, struct scratch *scratch, bool again)
 {
@@ -352,6 +417,10 @@ static void handle(char *bytes, size_t size, struct scratch *scratch, bool again
     if (size < sizeof(*header) || header->len != size)
         return; /* never from a kernel */
     struct request request = {header, bytes + sizeof(*header), size - sizeof(*header)};
+    if (is_refused(header)) {
+        forward(&request);
+        return;
+    }
     enum verdict verdict = files_handle(&request, scratch);
     if (verdict == FORWARD)
         verdict = names_handle(&request, scratch);
@@ -385,6 +454,8 @@ ssize_t channel_write(int fd, struct iovec *parts, int count, void *data)
     static struct scratch scratch;
     (void)fd, (void)data;
     const struct fuse_out_header *header = parts[0].iov_base;
+    if (header->unique == first_unique)
+        return size_of(parts, count);
     struct pending *pending = header->unique == 0 ? NULL : recall(header->unique);
     ssize_t written;
     if (scratch.memory == NULL) {
@@ -561,12 +632,16 @@ static void make_room_for_descriptors(int fd)
         close(high);
 }
 
-int channel_start(int kernel, int threads, size_t most, bool debug)
+int channel_start(int kernel, int threads, size_t most, const void *begin, size_t size)
 {
     sigset_t all, before;
+    if (size < sizeof(struct fuse_in_header) || (first = new_message(begin, size)) == NULL) {
+        errno = EINVAL;
+        return -1;
+    }
+    first_unique = ((const struct fuse_in_header *)first->bytes)->unique;
     kernel_fd = kernel;
     request_most = most;
-    showing = debug;
     ready_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (ready_fd < 0 || fcntl(kernel, F_SETFL, O_NONBLOCK) < 0)
         return -1;
@@ -590,6 +665,7 @@ int channel_start(int kernel, int threads, size_t most, bool debug)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (started == 0) {
         close(ready_fd);
+        ready_fd = -1;
         errno = error;
         return -1;
     }

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
@@ -30,6 +31,7 @@ static struct layer *layers;
 static int layer_count;
 static int upper_position = -1;
 static bool owners_known;
+static int space_fd = -1;
 
 int layers_set(int position, int root, bool whiteout_files, uint64_t device, uint64_t space)
 {
@@ -78,6 +80,29 @@ int layers_upper(void)
 void layers_know_owners(bool all)
 {
     owners_known = all;
+}
+
+void layers_set_space(int fd)
+{
+    space_fd = fd;
+}
+
+int layers_space(struct fuse_kstatfs *space)
+{
+    struct statvfs has;
+    if (fstatvfs(space_fd, &has) != 0)
+        return errno;
+    *space = (struct fuse_kstatfs){
+        .blocks = has.f_blocks,
+        .bfree = has.f_bfree,
+        .bavail = has.f_bavail,
+        .files = has.f_files,
+        .ffree = has.f_ffree,
+        .bsize = (uint32_t)has.f_bsize,
+        .namelen = NAME_MAX,
+        .frsize = (uint32_t)has.f_frsize,
+    };
+    return 0;
 }
 
 static int open_beneath(int root, const char *path, uint64_t flags)

@@ -36,6 +36,12 @@ void layers_know_owners(bool all);
 void layers_set_upper(int position);
 int layers_upper(void);
 
+/* FD, which stays the caller's, is on the filesystem whose space statfs(2) tells of the union. */
+void layers_set_space(int fd);
+
+/* Put that into SPACE. Answers 0, or an errno. */
+int layers_space(struct fuse_kstatfs *space);
+
 /* A descriptor (O_PATH) of the directory SOURCE; -1 with errno, EREMOTE where names are told. */
 int layers_directory(const struct source *source);
 

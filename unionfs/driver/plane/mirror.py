@@ -59,6 +59,10 @@ class PlaneMirror:
             _plane.layer(position, root, upper, False, device, space, known, True)
             self._catalogues[position] = layer
 
+    def space(self, descriptor: int) -> None:
+        """Let the plane answer statfs(2)."""
+        _plane.space(descriptor)
+
     def upper(self, upper: Upper) -> None:
         """Let the plane copy up and make whiteouts; what it may not do is asked of us."""
         if upper.metacopies:

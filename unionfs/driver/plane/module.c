@@ -4,6 +4,7 @@
 #include <Python.h>
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <unistd.h>
 
 #include "changes.h"
 #include "copyup.h"
@@ -23,84 +24,105 @@ struct custom_io {
     int (*clone_fd)(int);
 };
 
-static struct fuse_session *session;
+static void *pyfuse3; /* the library that it is, with libfuse beneath it */
 
+/* What NAME is in pyfuse3's libfuse. */
 static void *libfuse(const char *name)
 {
-    void *library = dlopen("libfuse3.so.3", RTLD_LAZY | RTLD_NOLOAD);
-    if (library == NULL)
-        library = dlopen("libfuse3.so.4", RTLD_LAZY | RTLD_NOLOAD);
-    if (library == NULL)
-        return NULL;
-    void *symbol = dlsym(library, name);
-    dlclose(library); /* pyfuse3 keeps it */
-    return symbol;
+    return pyfuse3 == NULL ? NULL : dlsym(pyfuse3, name);
 }
 
-/*
- * libfuse's own, wrapped: this module is loaded before pyfuse3 with its symbols global, so that
- * pyfuse3 finds this one first. It is only to know the session, which pyfuse3 gives to nobody.
- */
-__attribute__((visibility("default"))) int fuse_session_mount(struct fuse_session *mounted,
-                                                              const char *point);
-
-int fuse_session_mount(struct fuse_session *mounted, const char *point)
-{
-    int (*mount)(struct fuse_session *, const char *) = libfuse("fuse_session_mount");
-    if (mount == NULL)
-        return -1;
-    session = mounted;
-    return mount(mounted, point);
-}
-
-static int redirect_session(int ready)
+/* Let SESSION read from the plane's queue and write through the plane. Answers 0, or -1. */
+static int redirect(struct fuse_session *session)
 {
     static const struct custom_io io = {.writev = channel_write, .read = channel_read};
     int (*sized)(struct fuse_session *, const struct custom_io *, size_t, int) =
         libfuse("fuse_session_custom_io_317");
-    if (sized != NULL)
-        return sized(session, &io, sizeof(io), ready);
     int (*plain)(struct fuse_session *, const struct custom_io *, int) =
         libfuse("fuse_session_custom_io");
-    return plain == NULL ? -1 : plain(session, &io, ready);
+    /* The descriptor becomes libfuse's, to be closed. */
+    int ready = fcntl(channel_ready(), F_DUPFD_CLOEXEC, 0);
+    if (ready < 0)
+        return -1;
+    if ((sized != NULL ? sized(session, &io, sizeof(io), ready) : plain(session, &io, ready)) != 0) {
+        close(ready);
+        return -1;
+    }
+    channel_begin();
+    return 0;
 }
 
-PyDoc_STRVAR(usable_doc, "usable() -> bool\n\n"
-                         "Whether pyfuse3's session is known and its libfuse can be redirected.");
+/*
+ * libfuse's own, wrapped: this module is loaded before pyfuse3 with its symbols global, so that
+ * pyfuse3 finds this one first. Where the plane serves the mount, it is mounted already.
+ */
+__attribute__((visibility("default"))) int fuse_session_mount(struct fuse_session *session,
+                                                              const char *point);
 
-static PyObject *usable(PyObject *module, PyObject *nothing)
+int fuse_session_mount(struct fuse_session *session, const char *point)
 {
-    (void)module, (void)nothing;
-    return PyBool_FromLong(session != NULL
-                           && (libfuse("fuse_session_custom_io_317") != NULL
-                               || libfuse("fuse_session_custom_io") != NULL));
+    Dl_info caller;
+    if (channel_ready() >= 0)
+        return redirect(session);
+    if (pyfuse3 == NULL && dladdr(__builtin_return_address(0), &caller) != 0)
+        pyfuse3 = dlopen(caller.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+    int (*mount)(struct fuse_session *, const char *) = libfuse("fuse_session_mount");
+    return mount == NULL ? -1 : mount(session, point);
+}
+
+PyDoc_STRVAR(usable_doc, "usable(path) -> bool\n\n"
+                         "Whether the session of pyfuse3, a library at PATH, can be redirected.");
+
+static PyObject *usable(PyObject *module, PyObject *argument)
+{
+    (void)module;
+    const char *path = PyUnicode_AsUTF8(argument);
+    if (path == NULL)
+        return NULL;
+    if (pyfuse3 == NULL)
+        pyfuse3 = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    bool can = libfuse("fuse_session_custom_io_317") != NULL
+               || libfuse("fuse_session_custom_io") != NULL;
+    return PyBool_FromLong(can && dlsym(RTLD_DEFAULT, "fuse_session_mount") == fuse_session_mount);
 }
 
 PyDoc_STRVAR(start_doc,
-             "start(kernel, descriptor, threads, most, debug, passthrough, lower_from, constant,\n"
-             "sync)\n\n"
-             "Serve KERNEL, a descriptor of /dev/fuse, and let libfuse have DESCRIPTOR, which\n"
-             "becomes another file. Requests are at most MOST bytes long. PASSTHROUGH:\n"
+             "start(kernel, begin, threads, most, debug, passthrough, lower_from, constant, sync,\n"
+             "only)\n\n"
+             "Serve KERNEL, a descriptor of /dev/fuse that becomes the plane's. BEGIN is what\n"
+             "libfuse reads first: a request of ours, whose reply nobody gets. Requests are at most\n"
+             "MOST bytes long. PASSTHROUGH:\n"
              "files of the upper are passed through, and, if nothing in the mount changes (CONSTANT),\n"
              "lower files of at least LOWER_FROM bytes.\n"
-             "SYNC: fsync(2) has an effect. Raises OSError.");
+             "SYNC: fsync(2) has an effect. ONLY: what others than root and we ask for is libfuse's\n"
+             "to refuse. Answers a descriptor, the plane's, that is readable when a request waits for\n"
+             "libfuse. Raises OSError.");
 
 static PyObject *start(PyObject *module, PyObject *arguments)
 {
     (void)module;
-    int kernel, descriptor, threads, debug, passthrough, constant, sync;
-    Py_ssize_t most;
+    int kernel, threads, debug, passthrough, constant, sync, only;
+    Py_ssize_t most, size;
+    const char *begin;
     long long lower_from;
-    if (!PyArg_ParseTuple(arguments, "iiinppLpp", &kernel, &descriptor, &threads, &most, &debug,
-                          &passthrough, &lower_from, &constant, &sync))
+    if (!PyArg_ParseTuple(arguments, "iy#inppLppp", &kernel, &begin, &size, &threads, &most, &debug,
+                          &passthrough, &lower_from, &constant, &sync, &only))
         return NULL;
     handles_configure(passthrough, passthrough && constant, lower_from);
     changes_configure(sync);
-    int ready = channel_start(kernel, threads, (size_t)most, debug);
-    /* pyfuse3 has remembered the number of the descriptor that it waits for. */
-    if (ready < 0 || dup3(ready, descriptor, O_CLOEXEC) < 0 || redirect_session(descriptor) != 0)
+    channel_configure(only, debug);
+    int ready = channel_start(kernel, threads, (size_t)most, begin, (size_t)size);
+    if (ready < 0)
         return PyErr_SetFromErrno(PyExc_OSError);
-    Py_RETURN_NONE;
+    return PyLong_FromLong(ready);
+}
+
+PyDoc_STRVAR(ended_doc, "ended() -> bool\n\nWhether the mount is gone, and so no request comes.");
+
+static PyObject *ended(PyObject *module, PyObject *nothing)
+{
+    (void)module, (void)nothing;
+    return PyBool_FromLong(channel_ended());
 }
 
 PyDoc_STRVAR(offer_doc, "offer(descriptor, upper)\n\n"
@@ -158,6 +180,20 @@ static PyObject *filesystem(PyObject *module, PyObject *arguments)
     if (length != LAYERS_UUID)
         return PyErr_Format(PyExc_ValueError, "a UUID has %d bytes", LAYERS_UUID);
     layers_set_uuid(position, (const uint8_t *)uuid);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(space_doc, "space(descriptor)\n\n"
+                        "DESCRIPTOR, which stays the caller's, is on the filesystem whose space\n"
+                        "statfs(2) tells.");
+
+static PyObject *space(PyObject *module, PyObject *argument)
+{
+    (void)module;
+    long descriptor = PyLong_AsLong(argument);
+    if (PyErr_Occurred())
+        return NULL;
+    layers_set_space((int)descriptor);
     Py_RETURN_NONE;
 }
 
@@ -585,11 +621,13 @@ static PyObject *adopt(PyObject *module, PyObject *argument)
 }
 
 static PyMethodDef methods[] = {
-    {"usable", usable, METH_NOARGS, usable_doc},
+    {"usable", usable, METH_O, usable_doc},
     {"start", start, METH_VARARGS, start_doc},
+    {"ended", ended, METH_NOARGS, ended_doc},
     {"offer", offer, METH_VARARGS, offer_doc},
     {"layer", layer, METH_VARARGS, layer_doc},
     {"filesystem", filesystem, METH_VARARGS, filesystem_doc},
+    {"space", space, METH_O, space_doc},
     {"copies", copies, METH_VARARGS, copies_doc},
     {"fill", fill, METH_VARARGS, fill_doc},
     {"put", put, METH_VARARGS, put_doc},

@@ -366,6 +366,12 @@ static enum verdict get_attributes(const struct request *request)
     return error == 0 ? answer_with(request, &out, sizeof(out)) : FORWARD;
 }
 
+static enum verdict tell_space(const struct request *request)
+{
+    struct fuse_statfs_out out = {0};
+    return layers_space(&out.st) == 0 ? answer_with(request, &out, sizeof(out)) : FORWARD;
+}
+
 /* A descriptor (O_PATH) of a plain node; -1 if Python has to answer. */
 static int open_plain(uint64_t number)
 {
@@ -705,6 +711,8 @@ enum verdict names_handle(struct request *request, struct scratch *scratch)
         return forget_many(request);
     case FUSE_GETATTR:
         return get_attributes(request);
+    case FUSE_STATFS:
+        return tell_space(request);
     case FUSE_OPEN:
         return open_file(request, scratch);
     case FUSE_READLINK:

@@ -25,11 +25,25 @@ enum verdict {
 
 /*
  * Start reading requests from KERNEL (a descriptor of /dev/fuse that becomes ours) with THREADS
- * threads. Answers the descriptor that is readable whenever a request waits for libfuse, or -1
- * with errno. DEBUG: requests that Python does not see are shown on standard error, as libfuse does
- * with the others. Requests are at most MOST bytes long.
+ * threads. Requests are at most MOST bytes long. What libfuse is to read first is a request of ours,
+ * SIZE bytes at BEGIN, whose reply nobody gets. Answers channel_ready(), or -1 with errno.
  */
-int channel_start(int kernel, int threads, size_t most, bool debug);
+int channel_start(int kernel, int threads, size_t most, const void *begin, size_t size);
+
+/* The descriptor that is readable whenever a request waits for libfuse; -1 before channel_start. */
+int channel_ready(void);
+
+/* libfuse begins to read; once. */
+void channel_begin(void);
+
+/* Whether the mount is gone, so that nothing more comes. */
+bool channel_ended(void);
+
+/*
+ * ONLY: whether others than root and we are refused what they ask for. DEBUG: requests that Python
+ * does not see are shown on standard error, as libfuse does with the others.
+ */
+void channel_configure(bool only, bool debug);
 
 /* fuse_custom_io's read: the next request for libfuse. ENODEV once the mount is gone. */
 ssize_t channel_read(int fd, void *buffer, size_t size, void *data);
