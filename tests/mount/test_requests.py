@@ -31,6 +31,7 @@ def mount(union: Mounts[UnionMount]) -> UnionMount:
         **{f"empty{number}": {} for number in range(_ATTEMPTS)},
     }
     mount = union(layer, {"d": {"top": "content"}}, options=["debug"])
+    mount.wait_for_python()
     # The kernel asks once to flush, and learns that there is nothing to.
     _read(mount / "file")
     return mount

@@ -105,16 +105,18 @@ def test_the_first_look_at_a_mount_takes_no_python(
     """The plane knows the root before anybody asks for it."""
     said = tmp_path / "calls"
     mount = union({"d": {"file": "content"}}, {}, command=(*_STRACE, str(said), *COMMAND))
-    os.statvfs(mount.path)
-    assert (mount / "d/file").read_text() == "content"
-    os.statvfs(mount.path)
+    mount.wait_for_python()
+    for _ in range(2):
+        with raises(errno.ENODATA):
+            os.getxattr(mount.path, "user.absent")  # Python asks the layer
+        assert (mount / "d/file").read_text() == "content"
     mount.unmount()
-    calls = _CALL.findall(said.read_text())
-    python = next(thread for thread, name in reversed(calls) if name == _BETWEEN)
-    of_python = " ".join(name for thread, name in calls if thread == python)
-    between = of_python.split(_BETWEEN)[-2].split()
-    # It wakes for the statvfs(2) that follows.
-    assert between.count("read") == 1, between
+    lines = said.read_text().splitlines()
+    marks = [at for at, line in enumerate(lines) if "user.absent" in line]
+    python = lines[marks[0]].split()[0]
+    between = [line for line in lines[marks[0] : marks[1]] if line.split()[0] == python]
+    # It wakes for the second of the marks.
+    assert sum(" read(" in line for line in between) == 1, between
 
 
 def _check(operations: _Operations, place: Path, measure: Callable[[Path], None]) -> None:
@@ -132,6 +134,7 @@ def _check(operations: _Operations, place: Path, measure: Callable[[Path], None]
 
 
 def _do(operations: _Operations, mount: UnionMount) -> None:
+    mount.wait_for_python()
     os.statvfs(mount.path)
     for act, _, _ in operations.values():
         act(mount.path)

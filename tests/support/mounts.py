@@ -161,6 +161,10 @@ class UnionMount(Mount):
             process.wait()
             raise AssertionError(f"not mounted: {self.stderr.read_text()}")
 
+    def wait_for_python(self) -> None:
+        """Return when what answers in Python is loaded: only that knows the attribute."""
+        os.getxattr(self.path, "user.unionmount.layer")
+
     def _start(self, words: Sequence[str]) -> Process:
         launcher = self.launcher
         if launcher is not None and launcher.is_where_we_are and self.command == COMMAND:

@@ -54,7 +54,7 @@ _KERNELS: Final = frozenset(("noexec", "sync", "dirsync", "noatime", "allow_othe
 _IDLE_SECONDS: Final = 0.1
 _IDLE_WORK_SECONDS: Final = 0.002
 # Not for ever: what is to be loaded may be replaced by another version.
-_SECONDS_TO_LOAD: Final = 10
+_SECONDS_TO_LOAD: Final = 5
 
 
 def serve(plan: Plan, ready: Callable[[], None] | None = None) -> int:
@@ -123,13 +123,17 @@ def _answering() -> ModuleType:
 
 
 def _can_load_later(point: bytes) -> bool:
-    """Whether all that may have to be loaded is found beside what *point*, a real path, will show.
+    """Whether what is to be loaded can be, also once *point*, a real path, is a mount that is used.
 
-    Else the mount would give us what a layer holds, or wait for us to answer.
+    It must not lie there: a layer would be asked for it, or wait for us to answer.
     """
-    with open("/proc/self/maps") as maps:
-        loaded = {os.path.dirname(line.split()[5]) for line in maps if line.endswith(".so\n")}
-    return preflight.is_apart(point, [*filter(None, sys.path), *loaded, "/etc"])
+    try:
+        with open("/proc/self/maps") as maps:
+            loaded = {os.path.dirname(line.split()[5]) for line in maps if line.endswith(".so\n")}
+        return preflight.is_apart(point, [*filter(None, sys.path), *loaded, "/etc"])
+    except (OSError, UnionError):
+        # The user is told, when it matters to the mount.
+        return False
 
 
 class _Mounted(NamedTuple):

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/futex.h>
 #include <poll.h>
 #include <pthread.h>
@@ -39,7 +40,8 @@ static int ready_fd = -1;
 static size_t request_most;
 static struct message *first; /* what libfuse reads first */
 static uint64_t first_unique;
-static atomic_int serving; /* threads */
+static atomic_int opens_below; /* so many descriptors are not all taken before libfuse has begun */
+static atomic_int serving;     /* threads */
 static bool showing;
 static bool only_ours; /* and root's are the requests that are granted */
 
@@ -410,6 +412,12 @@ static bool is_refused(const struct fuse_in_header *header)
     }
 }
 
+/* Whether Python would be short of descriptors to be loaded with, if another file were opened here. */
+static bool leaves_too_few(const struct fuse_in_header *header)
+{
+    return opens(header->opcode) && handles_highest() >= opens_below;
+}
+
 /* AGAIN: Python had it already. */
 static void handle(char *bytes, size_t size, struct scratch *scratch, bool again)
 {
@@ -417,7 +425,7 @@ static void handle(char *bytes, size_t size, struct scratch *scratch, bool again
     if (size < sizeof(*header) || header->len != size)
         return; /* never from a kernel */
     struct request request = {header, bytes + sizeof(*header), size - sizeof(*header)};
-    if (is_refused(header)) {
+    if (is_refused(header) || leaves_too_few(header)) {
         forward(&request);
         return;
     }
@@ -454,8 +462,10 @@ ssize_t channel_write(int fd, struct iovec *parts, int count, void *data)
     static struct scratch scratch;
     (void)fd, (void)data;
     const struct fuse_out_header *header = parts[0].iov_base;
-    if (header->unique == first_unique)
+    if (header->unique == first_unique) {
+        opens_below = INT_MAX;
         return size_of(parts, count);
+    }
     struct pending *pending = header->unique == 0 ? NULL : recall(header->unique);
     ssize_t written;
     if (scratch.memory == NULL) {
@@ -617,17 +627,23 @@ static void *serve(void *argument)
     return NULL;
 }
 
+enum { RESERVED = 64 };
+
+static int descriptors_most(void)
+{
+    struct rlimit limit;
+    bool known = getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < INT_MAX;
+    return known ? (int)limit.rlim_cur : INT_MAX;
+}
+
 /*
  * Have the table of descriptors grow while there is one thread. Later the kernel waits each time, some
  * 20 ms, until all processors have seen it (expand_fdtable of fs/file.c).
  */
-static void make_room_for_descriptors(int fd)
+static void make_room_for_descriptors(int fd, int limit)
 {
     enum { ROOM = 1 << 14 };
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
-        return;
-    int high = fcntl(fd, F_DUPFD_CLOEXEC, limit.rlim_cur < ROOM ? (int)limit.rlim_cur - 1 : ROOM - 1);
+    int high = fcntl(fd, F_DUPFD_CLOEXEC, limit < ROOM ? limit - 1 : ROOM - 1);
     if (high >= 0)
         close(high);
 }
@@ -645,7 +661,9 @@ int channel_start(int kernel, int threads, size_t most, const void *begin, size_
     ready_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (ready_fd < 0 || fcntl(kernel, F_SETFL, O_NONBLOCK) < 0)
         return -1;
-    make_room_for_descriptors(kernel);
+    int limit = descriptors_most();
+    opens_below = limit - RESERVED;
+    make_room_for_descriptors(kernel, limit);
     /* Signals are Python's. */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,6 +48,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct handle *handles;
 static size_t handle_count;
 static struct inode *inodes[INODE_BUCKETS];
+static atomic_int highest = -1;
 
 /* Whether lower files, and those of the upper, are passed through; whether one ever was. */
 static bool passing[2], passed_any[2];
@@ -90,6 +92,8 @@ static int set_handle(int fd, struct handle handle)
     }
     if (result == 0)
         handles[fd] = handle;
+    if (fd > highest)
+        highest = fd;
     pthread_mutex_unlock(&lock);
     return result;
 }
@@ -102,6 +106,11 @@ int handles_offer(int fd, bool upper)
 int handles_open(int fd, uint64_t node, bool upper)
 {
     return set_handle(fd, (struct handle){.node = node, .upper = upper, .own = true});
+}
+
+int handles_highest(void)
+{
+    return highest;
 }
 
 bool handles_own(uint64_t fd)

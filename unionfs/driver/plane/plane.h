@@ -93,6 +93,9 @@ void handles_configure(bool upper, bool lower, int64_t lower_from);
 /* FD is a handle of the plane's own, on a file of the UPPER or below. Returns 0, or -1 with errno. */
 int handles_open(int fd, uint64_t node, bool upper);
 
+/* The highest handle that there ever was; -1 before. */
+int handles_highest(void);
+
 /* Whether FD is a handle of the plane's own. */
 bool handles_own(uint64_t fd);
 
