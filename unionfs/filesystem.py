@@ -23,7 +23,8 @@ from unionfs.layers import markers, places
 from unionfs.layers.base import Layer
 from unionfs.layers.markers import Dialects
 from unionfs.layers.places import Place
-from unionfs.mirror import PIN, Mirror, MirroredError, NoMirror
+from unionfs.merge import Source
+from unionfs.mirror import PIN, Lack, Mirror, MirroredError, NoMirror, Whereabouts
 from unionfs.model import NAME_MAX, Caller
 from unionfs.nodes import ROOT_NUMBER, Node, OpenFile
 from unionfs.tree import Status, Tree, open_source
@@ -70,6 +71,18 @@ class _Spot(NamedTuple):
     name: bytes
 
 
+class _Unproven(NamedTuple):
+    """A file whose content the mirror can't open yet: where it is, and the source that it is."""
+
+    place: Whereabouts
+    directory: Source
+    source: Source
+
+    @property
+    def is_slow(self) -> bool:
+        return self.source.layer.opens_slowly(self.source.entry)
+
+
 class Filesystem:
     """The union of *layers* (base first) under *upper*, or read-only without one.
 
@@ -114,6 +127,34 @@ class Filesystem:
         # Whoever asks is told what is wrong.
         with contextlib.suppress(OSError):
             self._tree.mirrored(self._node(ROOT_NUMBER))
+
+    def prepare(self, lack: Lack, number: int, name: bytes) -> bool:
+        """Do what an operation on *number*, or on *name* in it, begins with, for a mirror to go on.
+
+        lack: what that is. Answers whether there was anything to do. What fails, or takes long, is
+        left to the operation.
+        """
+        try:
+            self.catch_up()
+            match lack:
+                case Lack.NAMES:
+                    return self._tree.mirrored(self._node(number))
+                case Lack.LISTING:
+                    node = self._node(number)
+                    return self._tree.mirrored(node) or self._tree.told_unknown(node)
+                case Lack.PARENT:
+                    self._name_to_make(number, name)
+                case Lack.AROUND:
+                    self._raise_directory_of(number, name)
+                case Lack.UPPER | Lack.CONTENT:
+                    if lack is Lack.UPPER:
+                        self._raise_directory_above(number)
+                    return self._prove_at_once(number)
+        except MirroredError:
+            return True
+        except OSError:
+            pass
+        return False
 
     def catch_up(self) -> None:
         """Before anything else is done: take in what the mirror has done meanwhile."""
@@ -596,16 +637,29 @@ class Filesystem:
 
     async def _raise_proven(self, number: int) -> None:
         """Raise MirroredError if the mirror can open a file now, that it could not before."""
+        unproven = self._unproven(number)
+        if unproven is None:
+            return
+        if unproven.is_slow:
+            os.close(await open_source(unproven.source))
+        if self._mirror.proven(number, unproven.place, unproven.directory):
+            raise MirroredError
+
+    def _prove_at_once(self, number: int) -> bool:
+        """The same, if it takes no time; answers instead of raising."""
+        unproven = self._unproven(number)
+        if unproven is None or unproven.is_slow:
+            return False
+        return self._mirror.proven(number, unproven.place, unproven.directory)
+
+    def _unproven(self, number: int) -> _Unproven | None:
         place = self._mirror.unproven(number)
         if place is None:
-            return
+            return None
         (position, *_) = place.positions
         directory = self._tree.source(self._node(place.parent), position)
         source = directory._replace(entry=place.entry(position, directory.entry))
-        if source.layer.opens_slowly(source.entry):
-            os.close(await open_source(source))
-        if self._mirror.proven(number, place, directory):
-            raise MirroredError
+        return _Unproven(place, directory, source)
 
     async def _open_to_read(self, node: Node) -> int:
         source = self._tree.content(node)
@@ -791,22 +845,34 @@ class Filesystem:
 
     async def _raise_above(self, number: int) -> None:
         """Raise MirroredError if the mirror can change a node now that is known to it alone."""
-        place = None if number in self._nodes else self._mirror.where(number)
-        if place is not None:
-            self._raise_for_mirror(self._node(place.parent))
+        if self._raise_directory_above(number):
             await self._raise_proven(number)
+
+    def _raise_directory_above(self, number: int) -> bool:
+        """The same, but for its content; answers whether the mirror alone knows the node."""
+        place = None if number in self._nodes else self._mirror.where(number)
+        if place is None:
+            return False
+        self._raise_for_mirror(self._node(place.parent))
+        return True
 
     async def _raise_around(self, parent: int, name: bytes, *, content: bool = True) -> None:
         """Raise MirroredError if the mirror can change a name now, of what is known to it alone.
 
         content: whether it needs that as well.
         """
+        number = self._raise_directory_of(parent, name)
+        if number and content:
+            await self._raise_proven(number)
+
+    def _raise_directory_of(self, parent: int, name: bytes) -> int:
+        """The same, but for content; answers the number, if the mirror alone knows it, else 0."""
         directory = self._node(parent)
         number = self._mirror.number(directory, name)
-        if number and not self._tree.protection(directory):
-            self._raise_for_mirror(directory)
-            if content:
-                await self._raise_proven(number)
+        if not number or self._tree.protection(directory):
+            return 0
+        self._raise_for_mirror(directory)
+        return number
 
     def _raise_for_mirror(self, directory: Node) -> None:
         if directory.upper is None and self._mirror.has_names(directory) is not None:

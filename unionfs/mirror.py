@@ -7,6 +7,7 @@ here until something is done to one. docs/dataplane.md has the rules that keep b
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -20,6 +21,23 @@ if TYPE_CHECKING:
 
 PIN: Final = 1 << 63
 """So many references are given up at once for the one that a mirror had itself."""
+
+
+class Lack(enum.IntEnum):
+    """What a mirror may lack to answer itself. As unionfs/driver/plane/plane.h has it."""
+
+    NAMES = 0
+    """The names in a directory."""
+    LISTING = 1
+    """The same, and what is behind each."""
+    PARENT = 2
+    """The directory in the upper that a name is to be made in."""
+    AROUND = 3
+    """The same of a name that is to be taken away, or to be another's."""
+    UPPER = 4
+    """The same of a node that is to be changed, and its content."""
+    CONTENT = 5
+    """A content that was looked at."""
 
 
 class MirroredError(Exception):

@@ -361,23 +361,29 @@ def _answer(
     if ready is not None:
         ready()
     if mounted.native:
-        _wait_to_be_needed(waiting)
+        _help_the_plane(filesystem, waiting)
     if not (mounted.native and plane.ended()):
         kernel = None if mounted.native else mounted.kernel
         _answering().serve(plan, filesystem, _ENDING, kernel, mounted.agreed.request)
     _log.info("%s is unmounted", os.fsdecode(plan.point))
 
 
-def _wait_to_be_needed(waiting: int) -> None:
-    """Wait until a request *waiting* is readable for, or a signal, or nobody asks for anything."""
+def _help_the_plane(filesystem: Filesystem, waiting: int) -> None:
+    """Do what the plane lacks for requests, *waiting* when they are there, as long as that will do.
+
+    It ends when one has to be answered in Python, at a signal, or when nobody asks for anything.
+    """
     signals = syscalls.signal_descriptor(_ENDING)
     poll = select.poll()
     poll.register(waiting, select.POLLIN)
     poll.register(signals, select.POLLIN)
     end = time.monotonic() + _SECONDS_TO_LOAD
     worked = time.process_time()
-    while not poll.poll(_IDLE_SECONDS * 1000) and time.monotonic() < end:
+    while time.monotonic() < end:
+        there = [descriptor for descriptor, _ in poll.poll(_IDLE_SECONDS * 1000)]
+        if signals in there or (there and not plane.help_first(filesystem.prepare)):
+            break
         before, worked = worked, time.process_time()
-        if worked - before < _IDLE_WORK_SECONDS:
+        if not there and worked - before < _IDLE_WORK_SECONDS:
             break
     os.close(signals)

@@ -11,7 +11,10 @@ import importlib.util
 import mmap
 import os
 import sys
+from collections.abc import Callable
 from typing import Final
+
+from unionfs.mirror import Lack
 
 # pyfuse3 finds the extension's functions before libfuse's if they are there, and global, when it
 # is loaded.
@@ -79,6 +82,22 @@ def start(
         sync,
         only_ours,
     )
+
+
+def help_first(prepare: Callable[[Lack, int, bytes], bool]) -> bool:
+    """Let *prepare* do what the plane lacks for the request that waits first, and look again.
+
+    prepare: is told what it may lack, its node and its name; answers whether it helped. Answers
+    that, False if nothing can help: then libfuse has to be there.
+    """
+    request = _plane.first()
+    if request is None:
+        return False
+    lack, number, name = request
+    if not prepare(Lack(lack), number, name):
+        return False
+    _plane.again()
+    return True
 
 
 def ended() -> bool:

@@ -186,22 +186,29 @@ static void end_queue(void)
     pthread_mutex_unlock(&queue_lock);
 }
 
-ssize_t channel_read(int fd, void *buffer, size_t size, void *data)
+/* The message at the queue's head, off it; NULL if there is none. Under the lock. */
+static struct message *dequeue(void)
 {
-    (void)fd, (void)data;
-    pthread_mutex_lock(&queue_lock);
     struct message *message = queue_head;
     if (message != NULL) {
         queue_head = message->next;
         if (queue_head == NULL)
             queue_tail = &queue_head;
     }
-    bool ended = queue_ended;
-    if (queue_head == NULL && !ended) {
+    if (queue_head == NULL && !queue_ended) {
         uint64_t count;
         while (read(ready_fd, &count, sizeof(count)) < 0 && errno == EINTR)
             ;
     }
+    return message;
+}
+
+ssize_t channel_read(int fd, void *buffer, size_t size, void *data)
+{
+    (void)fd, (void)data;
+    pthread_mutex_lock(&queue_lock);
+    struct message *message = dequeue();
+    bool ended = queue_ended;
     pthread_mutex_unlock(&queue_lock);
     if (message == NULL) {
         /* Another task of pyfuse3 may have taken what this one was woken for. */
@@ -255,21 +262,33 @@ static bool opens(uint32_t opcode)
     return opcode == FUSE_OPEN || opcode == FUSE_CREATE;
 }
 
-/* Python may know how the plane can answer these. */
-static bool may_come_again(uint32_t opcode)
+/* Whether Python may know how the plane can answer a request: then what it may LACK. */
+static bool may_come_again(const struct request *request, enum lack *lack)
 {
-    switch (opcode) {
+    const struct fuse_open_in *open = BODY(request, struct fuse_open_in);
+    switch (request->header->opcode) {
     case FUSE_LOOKUP:
+        *lack = LACKS_NAMES;
+        return true;
     case FUSE_READDIRPLUS:
-    case FUSE_OPEN:
+        *lack = LACKS_LISTING;
+        return true;
     case FUSE_CREATE:
     case FUSE_MKNOD:
     case FUSE_MKDIR:
     case FUSE_SYMLINK:
+        *lack = LACKS_PARENT;
+        return true;
     case FUSE_UNLINK:
     case FUSE_RENAME:
     case FUSE_RENAME2:
+        *lack = LACKS_AROUND;
+        return true;
     case FUSE_SETATTR:
+        *lack = LACKS_UPPER;
+        return true;
+    case FUSE_OPEN:
+        *lack = open != NULL && open->flags & (O_ACCMODE | O_TRUNC) ? LACKS_UPPER : LACKS_CONTENT;
         return true;
     default:
         return false;
@@ -293,8 +312,8 @@ static void forward(const struct request *request)
     message->size = size;
     memcpy(message->bytes, header, sizeof(*header));
     memcpy(message->bytes + sizeof(*header), sent.body, sent.size);
-    uint32_t opcode = request->header->opcode;
-    if (opens(opcode) || may_come_again(opcode) || opcode == FUSE_IOCTL)
+    enum lack lack;
+    if (may_come_again(request, &lack) || request->header->opcode == FUSE_IOCTL)
         remember(request->header, sizeof(*header) + request->size);
     enqueue(message);
 }
@@ -456,10 +475,19 @@ static ssize_t size_of(const struct iovec *parts, int count)
     return size;
 }
 
+/* Of the thread that runs Python. */
+static struct scratch *python_scratch(void)
+{
+    static struct scratch scratch;
+    if (scratch.memory == NULL) {
+        scratch.memory = malloc(request_most);
+        scratch.size = scratch.memory == NULL ? 0 : request_most;
+    }
+    return &scratch;
+}
+
 ssize_t channel_write(int fd, struct iovec *parts, int count, void *data)
 {
-    /* Only the thread that runs libfuse comes here. */
-    static struct scratch scratch;
     (void)fd, (void)data;
     const struct fuse_out_header *header = parts[0].iov_base;
     if (header->unique == first_unique) {
@@ -468,12 +496,8 @@ ssize_t channel_write(int fd, struct iovec *parts, int count, void *data)
     }
     struct pending *pending = header->unique == 0 ? NULL : recall(header->unique);
     ssize_t written;
-    if (scratch.memory == NULL) {
-        scratch.memory = malloc(request_most);
-        scratch.size = scratch.memory == NULL ? 0 : request_most;
-    }
     if (pending != NULL && header->error == -AGAIN) {
-        handle((char *)&pending->header, pending->size, &scratch, true);
+        handle((char *)&pending->header, pending->size, python_scratch(), true);
         written = size_of(parts, count);
     } else if (pending != NULL && header->error == 0 && pending->header.opcode == FUSE_IOCTL) {
         written = translate_reply(kernel_fd, parts, count);
@@ -484,6 +508,78 @@ ssize_t channel_write(int fd, struct iovec *parts, int count, void *data)
     }
     free(pending);
     return written;
+}
+
+/* Before libfuse is there */
+
+/* The name that a request is about, the first one; "" where there is none. */
+static const char *name_of(const struct request *request)
+{
+    size_t before;
+    switch (request->header->opcode) {
+    case FUSE_LOOKUP:
+    case FUSE_UNLINK:
+    case FUSE_SYMLINK:
+        before = 0;
+        break;
+    case FUSE_MKDIR:
+        before = sizeof(struct fuse_mkdir_in);
+        break;
+    case FUSE_MKNOD:
+        before = sizeof(struct fuse_mknod_in);
+        break;
+    case FUSE_CREATE:
+        before = sizeof(struct fuse_create_in);
+        break;
+    case FUSE_RENAME:
+        before = sizeof(struct fuse_rename_in);
+        break;
+    case FUSE_RENAME2:
+        before = sizeof(struct fuse_rename2_in);
+        break;
+    default:
+        return "";
+    }
+    const char *name = (const char *)request->body + before;
+    bool ends = before < request->size && memchr(name, '\0', request->size - before) != NULL;
+    return ends ? name : "";
+}
+
+bool channel_first(struct waiting_request *found)
+{
+    bool may = false;
+    pthread_mutex_lock(&queue_lock);
+    pthread_mutex_lock(&pending_lock);
+    const struct fuse_in_header *header =
+        queue_head == NULL ? NULL : (const struct fuse_in_header *)queue_head->bytes;
+    const struct pending *pending = header == NULL ? NULL : *pending_slot(header->unique);
+    if (pending != NULL) {
+        const struct request request = {&pending->header, &pending->header + 1,
+                                        pending->size - sizeof(pending->header)};
+        const char *name = name_of(&request);
+        may = strlen(name) <= NAME_MAX && may_come_again(&request, &found->lack);
+        if (may) {
+            found->node = pending->header.nodeid;
+            strcpy(found->name, name);
+        }
+    }
+    pthread_mutex_unlock(&pending_lock);
+    pthread_mutex_unlock(&queue_lock);
+    return may;
+}
+
+void channel_again(void)
+{
+    pthread_mutex_lock(&queue_lock);
+    struct message *message = dequeue();
+    pthread_mutex_unlock(&queue_lock);
+    if (message == NULL)
+        return;
+    struct pending *pending = recall(((const struct fuse_in_header *)message->bytes)->unique);
+    if (pending != NULL)
+        handle((char *)&pending->header, pending->size, python_scratch(), false);
+    free(pending);
+    free(message);
 }
 
 /*

@@ -117,6 +117,28 @@ static PyObject *start(PyObject *module, PyObject *arguments)
     return PyLong_FromLong(ready);
 }
 
+PyDoc_STRVAR(first_doc, "first()\n\n"
+                        "What the request may lack that waits for libfuse first, its node and its\n"
+                        "name; None if there is none that the plane might be able to answer.");
+
+static PyObject *first(PyObject *module, PyObject *nothing)
+{
+    (void)module, (void)nothing;
+    struct waiting_request request;
+    if (!channel_first(&request))
+        Py_RETURN_NONE;
+    return Py_BuildValue("iKy", (int)request.lack, (unsigned long long)request.node, request.name);
+}
+
+PyDoc_STRVAR(again_doc, "again()\n\nLook at that request once more.");
+
+static PyObject *again(PyObject *module, PyObject *nothing)
+{
+    (void)module, (void)nothing;
+    channel_again();
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(ended_doc, "ended() -> bool\n\nWhether the mount is gone, and so no request comes.");
 
 static PyObject *ended(PyObject *module, PyObject *nothing)
@@ -623,6 +645,8 @@ static PyObject *adopt(PyObject *module, PyObject *argument)
 static PyMethodDef methods[] = {
     {"usable", usable, METH_O, usable_doc},
     {"start", start, METH_VARARGS, start_doc},
+    {"first", first, METH_NOARGS, first_doc},
+    {"again", again, METH_NOARGS, again_doc},
     {"ended", ended, METH_NOARGS, ended_doc},
     {"offer", offer, METH_VARARGS, offer_doc},
     {"layer", layer, METH_VARARGS, layer_doc},

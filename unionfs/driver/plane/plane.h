@@ -9,6 +9,7 @@
 #define UNIONFS_PLANE_H
 
 #include <fcntl.h>
+#include <limits.h>
 
 #include "wire.h"
 
@@ -50,6 +51,29 @@ ssize_t channel_read(int fd, void *buffer, size_t size, void *data);
 
 /* fuse_custom_io's writev: libfuse's reply or notification on its way to the kernel. */
 ssize_t channel_write(int fd, struct iovec *parts, int count, void *data);
+
+/* What Python may do for a request, so that the plane can answer it. As unionfs/mirror.py has it. */
+enum lack {
+    LACKS_NAMES,   /* a directory's */
+    LACKS_LISTING, /* the same, and what is behind each */
+    LACKS_PARENT,  /* to make a name: its directory in the upper */
+    LACKS_AROUND,  /* to take a name away: the same */
+    LACKS_UPPER,   /* to change a node: the same, and its content */
+    LACKS_CONTENT,
+};
+
+/* The request that waits for libfuse first. */
+struct waiting_request {
+    enum lack lack;
+    uint64_t node;
+    char name[NAME_MAX + 1]; /* that it is about, or empty */
+};
+
+/* Answers whether there is one that the plane might be able to answer. */
+bool channel_first(struct waiting_request *request);
+
+/* Look at that request once more; if it has to, it waits for libfuse again, as the last one. */
+void channel_again(void);
 
 /* The descriptor of /dev/fuse, for its ioctls. */
 int channel_device(void);
