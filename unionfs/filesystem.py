@@ -126,7 +126,9 @@ class Filesystem:
         """Let the mirror answer for the root before anybody asks for it, if it can."""
         # Whoever asks is told what is wrong.
         with contextlib.suppress(OSError):
-            self._tree.mirrored(self._node(ROOT_NUMBER))
+            root = self._node(ROOT_NUMBER)
+            if self._tree.mirrored(root):
+                self._tree.describe(root)
 
     def prepare(self, lack: Lack, number: int, name: bytes) -> bool:
         """Do what an operation on *number*, or on *name* in it, begins with, for a mirror to go on.

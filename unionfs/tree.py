@@ -165,6 +165,10 @@ class Tree:
             node = self._discover(parent, name, sources)
         else:
             self._mirror.put(parent, name, node)
+        self.describe(node)
+
+    def describe(self, node: Node) -> None:
+        """Let the mirror know what a directory is like that the upper has not, if it is one."""
         if node.is_directory and node.upper is None:
             status = self.status(node)
             self._mirror.describe(node, status.attributes, status.links)

@@ -11,11 +11,12 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.support import driver, linux
+from tests.support import driver, linux, tars
 from tests.support.command import (
     SECONDS,
     Command,
@@ -24,6 +25,10 @@ from tests.support.command import (
     read_until,
     wait_for_table,
 )
+from tests.support.layers import Tree
+from tests.support.mounts import COMMAND, KernelMount, Mounts, UnionMount
+from tests.support.snapshots import tree
+from tests.support.stores import StoreBuilder
 from unionfs.driver import mounts
 
 _NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
@@ -172,6 +177,62 @@ def test_nothing_is_loaded_from_the_mount(unionmount: Command, where: str) -> No
     assert process.wait(SECONDS) == 0
     (mounted,) = (at for at, line in enumerate(lines) if line.endswith(b" is mounted"))
     assert not any(line.startswith(b"import time:") for line in lines[mounted:])
+
+
+_TELLS_WHAT_IS_LOADED = ("env", "PYTHONPROFILEIMPORTTIME=1")
+# Nobody may ask for a moment on a busy machine, and then it is loaded.
+_ATTEMPTS = 20
+
+
+def _loads_nothing_for(mount: UnionMount, act: Callable[[Path], object]) -> bool:
+    act(mount.path)
+    mount.unmount()
+    return not re.search(r"\| +trio$", mount.stderr.read_text(), re.MULTILINE)
+
+
+_CHANGES: dict[str, Callable[[Path], object]] = {
+    "a new file": lambda root: (root / "d/new").write_text("new"),
+    "a new directory": lambda root: (root / "d/new").mkdir(),
+    "a new link": lambda root: (root / "d/new").symlink_to("file"),
+    "another name": lambda root: (root / "d/file").rename(root / "d/new"),
+    "a name less": lambda root: (root / "d/file").unlink(),
+    "another mode": lambda root: (root / "d/file").chmod(0o600),
+    "another content": lambda root: (root / "d/file").write_text("new"),
+}
+
+
+@pytest.mark.needs_native
+@pytest.mark.parametrize("change", _CHANGES)
+def test_what_the_plane_lacks_it_gets_before_python_is_loaded(
+    union: Mounts[UnionMount], kernel: Mounts[KernelMount], change: str
+) -> None:
+    layer: Tree = {"d": {"file": "x"}}
+    expected = kernel(layer, upper=True)
+    _CHANGES[change](expected.path)
+    for _ in range(_ATTEMPTS):
+        mount = union(layer, upper=True, command=(*_TELLS_WHAT_IS_LOADED, *COMMAND))
+        if _loads_nothing_for(mount, _CHANGES[change]):
+            break
+    else:
+        pytest.fail("it was loaded")
+    mount.mount()
+    assert tree(mount.path) == tree(expected.path)
+
+
+@pytest.mark.needs_native
+def test_an_image_is_read_before_python_is_loaded(
+    union: Mounts[UnionMount], tmp_path: Path
+) -> None:
+    store = StoreBuilder(tmp_path / "store")
+    store.image("some:1", [tars.tar(tars.directory("d"), tars.file("d/file", b"content"))])
+    read: list[str] = []
+    for _ in range(_ATTEMPTS):
+        mount = union(Path("some:1"), command=(*_TELLS_WHAT_IS_LOADED, *store.command))
+        if _loads_nothing_for(mount, lambda root: read.append((root / "d/file").read_text())):
+            break
+    else:
+        pytest.fail("it was loaded")
+    assert set(read) == {"content"}
 
 
 def test_an_unmount_before_python_is_needed_is_the_end(unionmount: Command) -> None:

@@ -279,7 +279,9 @@ static void put_name(uint64_t parent, const char *name)
     if (number == 0 || is_inside(parent, number))
         number = python_number;
     adopt(number); /* what Python tells of is its own */
-    names_put(parent, name, strlen(name), number, type, chance(2) ? &attributes : NULL, draw(3));
+    names_put(parent, name, strlen(name), number, type, draw(3));
+    if (type == DT_DIR && chance(2))
+        names_describe(number, &attributes);
 }
 
 static void answer_questions(uint64_t number, const struct questions *asked)

@@ -219,6 +219,8 @@ class UnionMount(Mount):
         # It lets 16 batches of forgotten inodes and 8 other requests pass in turn.
         for _ in range(32):
             os.statvfs(self.path)
+        # What the data plane does not know has been heard in Python, too.
+        self.wait_for_python()
 
     def kill(self) -> None:
         """End the daemon with no chance to tidy up; the dead mount stays where it is."""

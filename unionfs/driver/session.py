@@ -343,6 +343,10 @@ def _answer(
 ) -> None:
     flags = plan.options.flags
     if mounted.native:
+        if mirror is not None:
+            mirror.started = True
+            # Before anybody asks.
+            filesystem.tell_root()
         waiting = plane.start(
             mounted.kernel,
             mounted.agreed.request,
@@ -352,9 +356,6 @@ def _answer(
             only_ours="allow_root" in flags,
             debug="debug" in flags,
         )
-        if mirror is not None:
-            mirror.started = True
-            filesystem.tell_root()
     _log.info("%s is mounted", os.fsdecode(plan.point))
     gc.collect()
     gc.freeze()

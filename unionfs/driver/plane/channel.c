@@ -557,7 +557,9 @@ bool channel_first(struct waiting_request *found)
         const struct request request = {&pending->header, &pending->header + 1,
                                         pending->size - sizeof(pending->header)};
         const char *name = name_of(&request);
-        may = strlen(name) <= NAME_MAX && may_come_again(&request, &found->lack);
+        /* "/" is none, see translate.c. */
+        may = strlen(name) <= NAME_MAX && strchr(name, '/') == NULL
+              && may_come_again(&request, &found->lack);
         if (may) {
             found->node = pending->header.nodeid;
             strcpy(found->name, name);

@@ -127,17 +127,13 @@ class PlaneMirror:
 
     def put(self, parent: Node, name: bytes, node: Node) -> None:
         """Tell of a name; a directory stays known here as long as the plane knows it."""
-        self._put(parent.number, name, node, None)
+        kind = node.mode >> 12  # DT_* of readdir(3), its IFTODT
+        if _plane.put(parent.number, name, node.number, kind, node.lookups):
+            node.lookups = 1
 
     def describe(self, directory: Node, attributes: Attributes, links: int) -> None:
         """Tell what a directory is like."""
-        (parent, name, _) = directory.names[0]
-        self._put(parent.number, name, directory, _packed(directory.number, attributes, links))
-
-    def _put(self, parent: int, name: bytes, node: Node, attributes: bytes | None) -> None:
-        kind = node.mode >> 12  # DT_* of readdir(3), its IFTODT
-        if _plane.put(parent, name, node.number, kind, attributes, node.lookups):
-            node.lookups = 1
+        _plane.describe(directory.number, _packed(directory.number, attributes, links))
 
     def remove(self, parent: Node, name: bytes) -> None:
         """Tell that a name is gone."""

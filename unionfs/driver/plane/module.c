@@ -416,29 +416,39 @@ static PyObject *changes(PyObject *module, PyObject *nothing)
 }
 
 PyDoc_STRVAR(put_doc,
-             "put(parent, name, number, type, attributes, references) -> bool\n\n"
-             "Directory PARENT has NAME, which is NUMBER and of TYPE (DT_*); ATTRIBUTES (struct\n"
-             "fuse_attr) are those of a directory that does not change, else None. Answers whether\n"
-             "the kernel's REFERENCES are counted in the plane from now on.");
+             "put(parent, name, number, type, references) -> bool\n\n"
+             "Directory PARENT has NAME, which is NUMBER and of TYPE (DT_*). Answers whether the\n"
+             "kernel's REFERENCES are counted in the plane from now on.");
 
 static PyObject *put(PyObject *module, PyObject *arguments)
 {
     (void)module;
     unsigned long long parent, number, references;
-    const char *name, *attributes;
-    Py_ssize_t length, size;
+    const char *name;
+    Py_ssize_t length;
     unsigned char type;
-    struct fuse_attr copy;
-    if (!PyArg_ParseTuple(arguments, "Ky#Kbz#K", &parent, &name, &length, &number, &type,
-                          &attributes, &size, &references))
+    if (!PyArg_ParseTuple(arguments, "Ky#KbK", &parent, &name, &length, &number, &type, &references))
         return NULL;
-    if (attributes != NULL) {
-        if (size != sizeof(copy))
-            return PyErr_Format(PyExc_ValueError, "attributes have %zu bytes", sizeof(copy));
-        memcpy(&copy, attributes, sizeof(copy));
-    }
-    return PyBool_FromLong(names_put(parent, name, (size_t)length, number, type,
-                                     attributes == NULL ? NULL : &copy, references));
+    return PyBool_FromLong(names_put(parent, name, (size_t)length, number, type, references));
+}
+
+PyDoc_STRVAR(describe_doc, "describe(number, attributes)\n\n"
+                           "A directory that does not change has ATTRIBUTES (struct fuse_attr).");
+
+static PyObject *describe(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    unsigned long long number;
+    const char *attributes;
+    Py_ssize_t size;
+    struct fuse_attr copy;
+    if (!PyArg_ParseTuple(arguments, "Ky#", &number, &attributes, &size))
+        return NULL;
+    if (size != sizeof(copy))
+        return PyErr_Format(PyExc_ValueError, "attributes have %zu bytes", sizeof(copy));
+    memcpy(&copy, attributes, sizeof(copy));
+    names_describe(number, &copy);
+    Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(trusted_doc, "trusted(number) -> bool\n\n"
@@ -654,6 +664,7 @@ static PyMethodDef methods[] = {
     {"space", space, METH_O, space_doc},
     {"copies", copies, METH_VARARGS, copies_doc},
     {"fill", fill, METH_VARARGS, fill_doc},
+    {"describe", describe, METH_VARARGS, describe_doc},
     {"put", put, METH_VARARGS, put_doc},
     {"trusted", trusted, METH_O, trusted_doc},
     {"untrusted", untrusted, METH_VARARGS, untrusted_doc},

@@ -96,7 +96,7 @@ static void join(struct child *child, struct node *node)
 }
 
 bool names_put(uint64_t parent, const char *name, size_t length, uint64_t number, uint8_t type,
-               const struct fuse_attr *attributes, uint64_t references)
+               uint64_t references)
 {
     bool taken = false;
     pthread_mutex_lock(&table_lock);
@@ -123,16 +123,22 @@ bool names_put(uint64_t parent, const char *name, size_t length, uint64_t number
         }
     }
     join(child, node);
-    if (node != NULL) {
+    if (node != NULL)
         node->above = parent;
-        if (attributes != NULL) {
-            node->attributes = *attributes;
-            node->changing = false;
-        }
-    }
 unlock:
     pthread_mutex_unlock(&table_lock);
     return taken;
+}
+
+void names_describe(uint64_t number, const struct fuse_attr *attributes)
+{
+    pthread_mutex_lock(&table_lock);
+    struct node *node = table_find(number);
+    if (node != NULL && node->is_directory) {
+        node->attributes = *attributes;
+        node->changing = false;
+    }
+    pthread_mutex_unlock(&table_lock);
 }
 
 void names_remove(uint64_t parent, const char *name, size_t length)

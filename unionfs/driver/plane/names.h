@@ -51,12 +51,14 @@ int names_fill(uint64_t number, uint64_t above, uint64_t references, struct sour
 void names_unknown(uint64_t number, names_asker *ask, void *data);
 
 /*
- * Directory PARENT, if it is known here, has NAME, which is NUMBER and of TYPE (DT_*).
- * ATTRIBUTES are those of a directory, if they stay as they are; NULL otherwise. The kernel has
- * REFERENCES to it. Answers whether these are counted here from now on, and Python has a pin.
+ * Directory PARENT, if it is known here, has NAME, which is NUMBER and of TYPE (DT_*). The kernel has
+ * REFERENCES to it; answers whether they are counted here from now on, and Python has a pin.
  */
 bool names_put(uint64_t parent, const char *name, size_t length, uint64_t number, uint8_t type,
-               const struct fuse_attr *attributes, uint64_t references);
+               uint64_t references);
+
+/* Directory NUMBER, if it is known here, has ATTRIBUTES that stay as they are. */
+void names_describe(uint64_t number, const struct fuse_attr *attributes);
 
 /* Directory PARENT, if it is known here, has NAME no more. */
 void names_remove(uint64_t parent, const char *name, size_t length);
