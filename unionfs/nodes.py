@@ -7,6 +7,7 @@ stays as long as the kernel knows it, a descriptor is open, or a node below it s
 from __future__ import annotations
 
 import stat
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -42,17 +43,20 @@ class Numbering:
     def __init__(self, layers: Sequence[Layer]) -> None:
         self._domains: list[int] = []
         self._spaces: dict[tuple[int, int], int] = {}
+        # The domains of the layers that are a directory, and of those that are or lie in it.
+        being: defaultdict[tuple[int, int], set[int]] = defaultdict(set)
+        within: defaultdict[tuple[int, int], set[int]] = defaultdict(set)
         for position, layer in enumerate(layers):
+            own, *above = layer.lineage
             # A layer given twice, or inside another, shows the same inodes as other files: it
             # gets a domain of its own.
-            taken = {
-                self._domains[other]
-                for other in range(position)
-                if _overlap(layers[other].lineage, layer.lineage)
-            }
+            taken = within[own].union(*(being[directory] for directory in above))
             domain = next(number for number in range(position + 1) if number not in taken)
             self._domains.append(domain)
-            self._spaces.setdefault((domain, layer.lineage[0][0]), len(self._spaces))
+            self._spaces.setdefault((domain, own[0]), len(self._spaces))
+            being[own].add(domain)
+            for directory in layer.lineage:
+                within[directory].add(domain)
 
     def identity(self, position: int, attributes: Attributes) -> Identity:
         """The inode that *attributes*, of the layer at *position*, belong to."""
@@ -71,10 +75,6 @@ class Numbering:
         """What numbers of the layer's own filesystem have above the 48th bit, if that is so."""
         space = self._spaces[self._domains[position], layer.lineage[0][0]]
         return space if space < _SPACES_MAX else None
-
-
-def _overlap(one: Sequence[tuple[int, int]], other: Sequence[tuple[int, int]]) -> bool:
-    return one[0] in other or other[0] in one
 
 
 class Name(NamedTuple):

@@ -36,6 +36,7 @@ def _walk(directory: Path) -> None:
 
 def test_memory_does_not_grow_with_what_was_forgotten(union: Mounts[UnionMount]) -> None:
     mount = union(_many_files(10, 1000))
+    mount.wait_for_python()
     sizes = []
     for number in range(10):
         _walk(mount / f"d{number}")
@@ -46,6 +47,7 @@ def test_memory_does_not_grow_with_what_was_forgotten(union: Mounts[UnionMount])
 
 def test_memory_does_not_grow_with_what_was_removed(union: Mounts[UnionMount]) -> None:
     mount = union({"d": {}})
+    mount.wait_for_python()
     sizes = []
     for _ in range(8):
         for number in range(400):
@@ -59,6 +61,7 @@ def test_memory_does_not_grow_with_what_was_removed(union: Mounts[UnionMount]) -
 
 def test_descriptors_are_given_back(union: Mounts[UnionMount]) -> None:
     mount = union(_many_files(2, 100))
+    mount.wait_for_python()
     _walk(mount.path)
     mount.forget()
     before = _descriptors(mount.pid)

@@ -51,8 +51,8 @@ _WORK_SUFFIX: Final = b".work"
 _KERNELS: Final = frozenset(("noexec", "sync", "dirsync", "noatime", "allow_other"))
 
 # Python waits to be needed until the plane has had as little to do as that, for as long.
-_IDLE_SECONDS: Final = 0.1
-_IDLE_WORK_SECONDS: Final = 0.002
+_IDLE_SECONDS: Final = 1
+_IDLE_WORK_SECONDS: Final = 0.01
 # Not for ever: what is to be loaded may be replaced by another version.
 _SECONDS_TO_LOAD: Final = 5
 
