@@ -154,8 +154,9 @@ class Filesystem:
                     return self._prove_at_once(number)
         except MirroredError:
             return True
-        except OSError:
-            pass
+        except Exception:
+            # The operation meets it, too, and tells of it.
+            return False
         return False
 
     def catch_up(self) -> None:

@@ -171,6 +171,7 @@ class Entry:
     """
 
     __slots__ = ("attributes", "handle", "implied", "opaque", "redirect")
+    __hash__ = None  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -185,6 +186,11 @@ class Entry:
         self.opaque = opaque
         self.redirect = redirect
         self.implied = implied
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Entry) and all(
+            getattr(self, name) == getattr(other, name) for name in self.__slots__
+        )
 
     @property
     def is_directory(self) -> bool:

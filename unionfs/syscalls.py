@@ -119,9 +119,7 @@ def clone_tree(directory_fd: int) -> int:
 
     Raises OSError: EPERM without CAP_SYS_ADMIN, ENOSYS before Linux 5.12.
     """
-    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_RECURSIVE | _AT_EMPTY_PATH
-    here = ctypes.c_char_p(b"")
-    descriptor = check(libc.syscall(_SYS_OPEN_TREE, ctypes.c_int(directory_fd), here, flags))
+    descriptor = _open_tree(directory_fd)
     wanted = _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NODEV | _MOUNT_ATTR_NOSYMFOLLOW
     try:
         try:
@@ -133,6 +131,32 @@ def clone_tree(directory_fd: int) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def clone_root() -> int:
+    """All that our root leads to now, and nothing that is mounted later: a detached mount.
+
+    Nobody else changes the root of a process that has it for one (pivot_root(2) does, of those that
+    have the root of their namespace). open_tree(2), mount_setattr(2). Raises OSError as
+    ``clone_tree``.
+    """
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        descriptor = _open_tree(root)
+    finally:
+        os.close(root)
+    try:
+        _set_attributes(descriptor, 0, 0)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _open_tree(directory_fd: int) -> int:
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_RECURSIVE | _AT_EMPTY_PATH
+    here = ctypes.c_char_p(b"")
+    return check(libc.syscall(_SYS_OPEN_TREE, ctypes.c_int(directory_fd), here, flags))
 
 
 def _set_attributes(tree: int, wanted: int, cleared: int) -> None:

@@ -19,6 +19,7 @@ import pytest
 from tests.support import driver, linux, tars
 from tests.support.command import (
     SECONDS,
+    UNIONMOUNT,
     Command,
     has_ended,
     mounted_below,
@@ -29,6 +30,7 @@ from tests.support.layers import Tree
 from tests.support.mounts import COMMAND, KernelMount, Mounts, UnionMount
 from tests.support.snapshots import tree
 from tests.support.stores import StoreBuilder
+from tests.unit.errors import raises
 from unionfs.driver import mounts
 
 _NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
@@ -160,23 +162,57 @@ def test_what_answers_in_python_is_loaded_when_the_mount_is_there(unionmount: Co
         assert loaded > mounted, name
 
 
-@pytest.mark.needs_native
-@pytest.mark.parametrize("where", ["holds it", "lies in it"])
-def test_nothing_is_loaded_from_the_mount(unionmount: Command, where: str) -> None:
-    """A layer would be asked for the libraries of the process that serves it."""
-    libraries = unionmount.directory / "libraries" / "own"
-    (libraries / "inner").mkdir(parents=True)
-    point = libraries.parent if where == "holds it" else libraries / "inner"
-    process = unionmount.foreground(
-        *("-v", "base", point),
-        env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1", "PYTHONPATH": str(libraries)},
-    )
-    os.getxattr(point, "user.unionmount.layer")
+def test_nothing_is_loaded_from_what_the_mount_covers(unionmount: Command) -> None:
+    (unionmount.directory / "base" / "trio.py").write_text("raise SystemExit")
+    point = unionmount.directory / "mount"
+    env = {**os.environ, "PYTHONPATH": str(point)}
+    process = unionmount.foreground("base", "mount", env=env)
+    with raises(errno.ENODATA):
+        os.getxattr(point, "user.absent")
     process.terminate()
-    lines = read_until(process.stderr, b"").splitlines()
     assert process.wait(SECONDS) == 0
-    (mounted,) = (at for at, line in enumerate(lines) if line.endswith(b" is mounted"))
-    assert not any(line.startswith(b"import time:") for line in lines[mounted:])
+
+
+_PIVOTING = """
+import ctypes, os, subprocess, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def check(result):
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+check(libc.unshare(0x20000))  # CLONE_NEWNS
+check(libc.mount(b"none", b"/", None, 0x4000 | 1 << 18, None))  # MS_REC | MS_PRIVATE
+union = subprocess.Popen(sys.argv[1:], env={**os.environ, "PYTHONPATH": "/hostile"})
+try:
+    while not os.path.ismount("mount"):
+        assert union.poll() is None
+    os.statvfs("mount")
+    os.chdir("mount")
+    check(libc.pivot_root(b".", b"old"))
+    os.chdir("/")
+    print(open("/file").read())
+    print(os.getxattr("/", "user.unionmount.layer").decode())  # only Python knows that
+finally:
+    union.kill()
+    union.wait()
+"""
+
+
+@pytest.mark.needs_native
+def test_nothing_is_loaded_from_a_mount_that_becomes_the_root(unionmount: Command) -> None:
+    """pivot_root(2) makes it the root of all processes in the namespace, of ours too."""
+    base = unionmount.directory / "base"
+    for name in ("old", "hostile"):
+        (base / name).mkdir()
+    (base / "hostile" / "trio.py").write_text("raise SystemExit")
+    done = subprocess.run(
+        [sys.executable, "-c", _PIVOTING, UNIONMOUNT, *driver.words(), "-f", "base", "mount"],
+        cwd=unionmount.directory,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == (f"content\n{base}\n", "")
 
 
 _TELLS_WHAT_IS_LOADED = ("env", "PYTHONPROFILEIMPORTTIME=1")

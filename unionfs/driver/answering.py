@@ -13,7 +13,12 @@ from typing import Final
 import pyfuse3
 import trio
 
-from unionfs.driver import mounts, notices, plane
+from unionfs.driver import (
+    fusermount,  # noqa: F401 - which mounts would load when it needs it: see session.py
+    mounts,
+    notices,
+    plane,
+)
 from unionfs.driver.operations import UnionOperations
 from unionfs.driver.plan import Plan
 from unionfs.filesystem import Filesystem

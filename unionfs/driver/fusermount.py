@@ -65,7 +65,7 @@ def _run(
         )
     except FileNotFoundError as error:
         raise UnionError(
-            f"{_PROGRAM}, which mounts for users, is not there; install fuse3, or mount as root"
+            f"{_PROGRAM}, which mounts for who may not, is not there; install fuse3"
         ) from error
 
 

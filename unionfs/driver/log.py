@@ -44,7 +44,12 @@ class _SystemLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send it."""
-        syslog.syslog(syslog.LOG_ERR, self.format(record))
+        try:
+            # A traceback may have names in it that are no UTF-8.
+            text = self.format(record).encode("utf-8", "backslashreplace").decode("utf-8")
+            syslog.syslog(syslog.LOG_ERR, text)
+        except Exception:
+            self.handleError(record)
 
 
 def _tells_something(record: logging.LogRecord) -> bool:

@@ -49,5 +49,7 @@ def mount(point: bytes, source: bytes, options: Set[str]) -> int:
     # Only users need it, and what it needs takes a while to load.
     from unionfs.driver import fusermount  # noqa: PLC0415 - see above
 
-    named = [b"fsname=" + source, b"subtype=" + mounts.SUBTYPE]
-    return fusermount.mount(point, [*(word.encode("ascii") for word in sorted(options)), *named])
+    # It takes these for granted where nothing is said.
+    allowed = {word for word in ("suid", "dev") if f"no{word}" not in options}
+    words = [word.encode("ascii") for word in sorted(options | allowed)]
+    return fusermount.mount(point, [*words, b"fsname=" + source, b"subtype=" + mounts.SUBTYPE])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self
 
 from unionfs.driver import mounts
@@ -96,18 +96,6 @@ class Directory(NamedTuple):
     def is_in(self, other: Self) -> bool:
         """Whether it lies in *other*, or is the same."""
         return other.lineage[0] in self.lineage
-
-
-def is_apart(point: bytes, paths: Iterable[str]) -> bool:
-    """Whether *point* neither lies in any of the directories at *paths*, nor holds it."""
-    target = Directory.at("mount point", point)
-    for path in paths:
-        # One that is not there holds nothing.
-        with contextlib.suppress(UnionError):
-            directory = Directory.at("", os.fsencode(path))
-            if directory.is_in(target) or target.is_in(directory):
-                return False
-    return True
 
 
 def require_own(own: Directory, others: Sequence[Directory], target: Directory) -> None:

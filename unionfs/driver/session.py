@@ -14,14 +14,13 @@ import os
 import resource
 import select
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from unionfs import syscalls
 from unionfs.driver import handshake, log, mounting, mounts, notices, plane, preflight, records
-from unionfs.driver.loading import there_to_stay
+from unionfs.driver.loading import as_kept, keep_root, there_to_stay
 from unionfs.driver.plan import Plan
 from unionfs.driver.preflight import Directory
 from unionfs.filesystem import Filesystem
@@ -74,8 +73,13 @@ def serve(plan: Plan, ready: Callable[[], None] | None = None) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     # With it quotas would bind nobody (overlayfs's ovl_fill_super gives it up as well).
     syscalls.give_up_capability(syscalls.CAP_SYS_RESOURCE)
+    # Before anything is opened, or taken away.
+    os.close(preflight.open_fuse())
     native = _is_native(plan)
-    if not (native and _can_load_later(plan.point)):
+    # What is loaded later is what is there now. The mount may cover the way to it, or become our
+    # root: a layer would be asked for it.
+    root = keep_root() if native else None
+    if root is None:
         _answering()
     # Once mounted, the mount may cover any path, and we could not answer ourselves: whatever has
     # a path is opened before.
@@ -98,7 +102,7 @@ def serve(plan: Plan, ready: Callable[[], None] | None = None) -> int:
             last.enter_context(records.kept(union, directory))
             for note in notes:
                 notices.tell(note)
-            _answer(plan, filesystem, mounted, mirror, ready)
+            _answer(plan, filesystem, mounted, mirror, root, ready)
         except BaseException:
             _log.exception("%s: serving the mount failed", os.fsdecode(plan.point))
             mounted.detach()
@@ -122,20 +126,6 @@ def _answering() -> ModuleType:
     return answering
 
 
-def _can_load_later(point: bytes) -> bool:
-    """Whether what is to be loaded can be, also once *point*, a real path, is a mount that is used.
-
-    It must not lie there: a layer would be asked for it, or wait for us to answer.
-    """
-    try:
-        with open("/proc/self/maps") as maps:
-            loaded = {os.path.dirname(line.split()[5]) for line in maps if line.endswith(".so\n")}
-        return preflight.is_apart(point, [*filter(None, sys.path), *loaded, "/etc"])
-    except (OSError, UnionError):
-        # The user is told, when it matters to the mount.
-        return False
-
-
 class _Mounted(NamedTuple):
     """A mount that was made.
 
@@ -153,7 +143,8 @@ class _Mounted(NamedTuple):
         """Take it away, if it still is there."""
         there = mounts.visible_at(self.point)
         if there is not None and there.device == self.device:
-            mounts.detach(self.point)
+            with contextlib.suppress(OSError):
+                mounts.detach(self.point)
 
 
 @contextlib.contextmanager
@@ -162,12 +153,19 @@ def _mounted(plan: Plan, native: bool) -> Iterator[_Mounted]:
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     source = plan.options.fsname or mounts.SUBTYPE
     kernel = mounting.mount(plan.point, source, _mount_options(plan))
-    there = mounts.visible_at(plan.point)
-    device = None if there is None else there.device
     try:
-        agreed = handshake.agree(kernel, passthrough=syscalls.may_use_trusted_attributes())
-        mounts.set_readahead(plan.point, _READAHEAD)
+        there = mounts.visible_at(plan.point)
+        device = None if there is None else there.device
+        passthrough = native and syscalls.may_use_trusted_attributes()
+        agreed = handshake.agree(kernel, passthrough=passthrough)
         native = native and agreed.opens_directories
+        mounts.set_readahead(plan.point, _READAHEAD)
+    except BaseException:
+        # Which ends the connection, so that nobody waits for an answer.
+        os.close(kernel)
+        mounts.detach(plan.point)
+        raise
+    try:
         yield _Mounted(plan.point, device, kernel, agreed, native)
     finally:
         # It still is there, and answers nobody any more, if its connection was aborted.
@@ -339,6 +337,7 @@ def _answer(
     filesystem: Filesystem,
     mounted: _Mounted,
     mirror: PlaneMirror | None,
+    root: int | None,
     ready: Callable[[], None] | None,
 ) -> None:
     flags = plan.options.flags
@@ -364,8 +363,12 @@ def _answer(
     if mounted.native:
         _help_the_plane(filesystem, waiting)
     if not (mounted.native and plane.ended()):
+        with contextlib.nullcontext() if root is None else as_kept(root):
+            answering = _answering()
+        if root is not None:
+            os.close(root)
         kernel = None if mounted.native else mounted.kernel
-        _answering().serve(plan, filesystem, _ENDING, kernel, mounted.agreed.request)
+        answering.serve(plan, filesystem, _ENDING, kernel, mounted.agreed.request)
     _log.info("%s is unmounted", os.fsdecode(plan.point))
 
 

@@ -559,6 +559,7 @@ bool channel_first(struct waiting_request *found)
         const char *name = name_of(&request);
         /* "/" is none, see translate.c. */
         may = strlen(name) <= NAME_MAX && strchr(name, '/') == NULL
+              && !is_refused(&pending->header) && !leaves_too_few(&pending->header)
               && may_come_again(&request, &found->lack);
         if (may) {
             found->node = pending->header.nodeid;
