@@ -119,7 +119,7 @@ def clone_tree(directory_fd: int) -> int:
 
     Raises OSError: EPERM without CAP_SYS_ADMIN, ENOSYS before Linux 5.12.
     """
-    descriptor = _open_tree(directory_fd)
+    descriptor = _open_tree(directory_fd, _AT_RECURSIVE)
     wanted = _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NODEV | _MOUNT_ATTR_NOSYMFOLLOW
     try:
         try:
@@ -134,15 +134,16 @@ def clone_tree(directory_fd: int) -> int:
 
 
 def clone_root() -> int:
-    """All that our root leads to now, and nothing that is mounted later: a detached mount.
+    """What is our root, without what is mounted in it, now or later: a detached mount.
 
     Nobody else changes the root of a process that has it for one (pivot_root(2) does, of those that
-    have the root of their namespace). open_tree(2), mount_setattr(2). Raises OSError as
-    ``clone_tree``.
+    have the root of their namespace). Other mounts are not in it, for they would stay in use.
+    open_tree(2), mount_setattr(2). Raises OSError as ``clone_tree``; EINVAL where what is mounted
+    in the root may not be looked under.
     """
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        descriptor = _open_tree(root)
+        descriptor = _open_tree(root, 0)
     finally:
         os.close(root)
     try:
@@ -153,8 +154,8 @@ def clone_root() -> int:
     return descriptor
 
 
-def _open_tree(directory_fd: int) -> int:
-    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_RECURSIVE | _AT_EMPTY_PATH
+def _open_tree(directory_fd: int, recursive: int) -> int:
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_EMPTY_PATH | recursive
     here = ctypes.c_char_p(b"")
     return check(libc.syscall(_SYS_OPEN_TREE, ctypes.c_int(directory_fd), here, flags))
 

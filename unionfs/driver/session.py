@@ -49,6 +49,7 @@ _WORK_SUFFIX: Final = b".work"
 # What the kernel is told of the options; it has "no" before some.
 _KERNELS: Final = frozenset(("noexec", "sync", "dirsync", "noatime", "allow_other"))
 
+_LOADED_LATER: Final = ("unionfs.driver", "pyfuse3", "trio")
 # Python waits to be needed until the plane has had as little to do as that, for as long.
 _IDLE_SECONDS: Final = 1
 _IDLE_WORK_SECONDS: Final = 0.01
@@ -78,7 +79,7 @@ def serve(plan: Plan, ready: Callable[[], None] | None = None) -> int:
     native = _is_native(plan)
     # What is loaded later is what is there now. The mount may cover the way to it, or become our
     # root: a layer would be asked for it.
-    root = keep_root() if native else None
+    root = keep_root(_LOADED_LATER) if native else None
     if root is None:
         _answering()
     # Once mounted, the mount may cover any path, and we could not answer ourselves: whatever has
