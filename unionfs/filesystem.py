@@ -778,11 +778,15 @@ class Filesystem:
 
     def _adopted(self, number: int) -> Node:
         """The node of a number that only the mirror knows as yet."""
-        place = self._mirror.where(number)
-        if place is None:
-            node = self._tree.adopt_removed(number)
-        else:
-            node = self._tree.adopt(number, self._node(place.parent), place)
+        # With all that lies above it, which may be more than there is room for calls.
+        below: list[tuple[int, Whereabouts]] = []
+        while number not in self._nodes and (place := self._mirror.where(number)) is not None:
+            below.append((number, place))
+            number = place.parent
+        node = self._nodes[number] if number in self._nodes else self._tree.adopt_removed(number)
+        while node is not None and below:
+            number, place = below.pop()
+            node = self._tree.adopt(number, node, place)
         if node is None:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return node

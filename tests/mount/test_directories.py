@@ -271,6 +271,21 @@ def test_a_tree_200_deep(both: Mounts[Mount]) -> None:
         assert (path / "file").read_text() == "changed", when
 
 
+def test_what_was_never_asked_for_500_deep(both: Mounts[Mount]) -> None:
+    def layer(root: Path) -> None:
+        for depth in range(1, 501):
+            (root / "/".join("d" * depth)).mkdir()
+        (root / "/".join("d" * 500) / "file").write_text("deep")
+        (root / "/".join("d" * 500) / "other").hardlink_to(root / "/".join("d" * 500) / "file")
+
+    mount = both(layer)
+    path = mount.path / "/".join("d" * 500)
+    assert (path / "other").read_text() == "deep"
+    (path / "new").mkdir()
+    for when in three_times(mount):
+        assert sorted(os.listdir(path)) == ["file", "new", "other"], when
+
+
 # Renaming
 
 BASE: Tree = {
