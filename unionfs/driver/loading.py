@@ -68,8 +68,9 @@ def _identity(path: str) -> tuple[int, int] | None:
 @contextlib.contextmanager
 def as_kept(root: int) -> Iterator[None]:
     """Have paths lead to what is in *root*, whatever was mounted, or became the root of our
-    namespace, since then; in all threads. Raises OSError without CAP_SYS_CHROOT.
+    namespace, since then; in this thread alone. Raises OSError without CAP_SYS_CHROOT.
     """
+    # Those of the plane have a root of their own since they began.
     now = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fchdir(root)
