@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from unionfs import syscalls
+from unionfs.driver import namespaces
 
 _LINKERS: Final = ("/etc", "/lib", "/usr/lib", "/usr/local/lib")
 
@@ -70,7 +71,8 @@ def as_kept(root: int) -> Iterator[None]:
     """Have paths lead to what is in *root*, whatever was mounted, or became the root of our
     namespace, since then; in this thread alone. Raises OSError without CAP_SYS_CHROOT.
     """
-    # Those of the plane have a root of their own since they began.
+    # Those of the plane take a root of their own when they begin, which may be later than this.
+    namespaces.unshare(namespaces.CLONE_FS)
     now = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fchdir(root)

@@ -9,6 +9,7 @@ from typing import Final
 
 from unionfs.syscalls import check, libc
 
+CLONE_FS: Final = 0x00000200
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWUTS: Final = 0x04000000
 CLONE_NEWIPC: Final = 0x08000000
