@@ -27,11 +27,16 @@ def mount(point: bytes, options: Sequence[bytes]) -> int:
     with ours:
         with its:
             number = its.fileno()
-            done = _run(
-                [b"-o", b",".join(escaped), b"--", point],
-                pass_fds=(number,),
-                env={**os.environ, _DESCRIPTOR_GOES_TO: str(number)},
-            )
+            try:
+                done = _run(
+                    [b"-o", b",".join(escaped), b"--", point],
+                    pass_fds=(number,),
+                    env={**os.environ, _DESCRIPTOR_GOES_TO: str(number)},
+                )
+            except FileNotFoundError as error:
+                raise UnionError(
+                    f"{_PROGRAM}, which mounts for who may not, is not there; install fuse3"
+                ) from error
         _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
     if not descriptors:
         raise UnionError(f"mount point {os.fsdecode(point)}: {_reason(done) or 'it fails'}")
@@ -54,19 +59,14 @@ def unmount(point: bytes, *, lazy: bool) -> None:
 def _run(
     words: Sequence[bytes], pass_fds: Sequence[int] = (), env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    try:
-        return subprocess.run(
-            [_PROGRAM, *words],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-            pass_fds=pass_fds,
-            env=env,
-        )
-    except FileNotFoundError as error:
-        raise UnionError(
-            f"{_PROGRAM}, which mounts for who may not, is not there; install fuse3"
-        ) from error
+    return subprocess.run(
+        [_PROGRAM, *words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        pass_fds=pass_fds,
+        env=env,
+    )
 
 
 def _reason(done: subprocess.CompletedProcess[bytes]) -> str:
