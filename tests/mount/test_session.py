@@ -173,36 +173,6 @@ def test_nothing_is_loaded_from_what_the_mount_covers(unionmount: Command) -> No
     assert process.wait(SECONDS) == 0
 
 
-_WAITING = """
-import os, sys
-here = os.path.dirname(__file__)
-open(here + "/fifo").read()
-sys.path.remove(here)
-del sys.modules["trio"]
-import trio
-"""
-
-
-@pytest.mark.needs_native
-def test_while_it_is_loaded_the_plane_answers(unionmount: Command) -> None:
-    """Also by /proc, which is not where libraries are loaded from."""
-    libraries = unionmount.directory / "libraries"
-    libraries.mkdir()
-    (libraries / "trio.py").write_text(_WAITING)
-    os.mkfifo(libraries / "fifo")
-    assert os.stat(libraries).st_dev == os.stat("/").st_dev, "TMPDIR is to be beside the root"
-    env = {**os.environ, "PYTHONPATH": str(libraries)}
-    process = unionmount.foreground("base", "mount", env=env)
-    file = unionmount.directory / "mount" / "file"
-    file.stat()
-    with open(libraries / "fifo", "w"), raises(errno.ENODATA):
-        os.getxattr(file, "security.capability")
-    with raises(errno.ENODATA):
-        os.getxattr(unionmount.directory / "mount", "user.absent")
-    process.terminate()
-    assert process.wait(SECONDS) == 0
-
-
 _PIVOTING = """
 import ctypes, os, subprocess, sys
 libc = ctypes.CDLL(None, use_errno=True)
