@@ -37,10 +37,15 @@ _PASSED_FROM: Final = 1 << 17
 """Bytes of a lower file that is passed through where nothing changes; smaller ones are stored."""
 
 
+def built() -> bool:
+    """Whether the extension is there."""
+    return _plane is not None
+
+
 @functools.cache
 def usable() -> bool:
     """Whether the plane can get between the kernel and pyfuse3, which need not be imported yet."""
-    if _plane is None:
+    if not built():
         return False
     found = importlib.util.find_spec("pyfuse3")
     return found is not None and found.origin is not None and _plane.usable(found.origin)
