@@ -75,6 +75,20 @@ def test_descriptors_are_given_back(union: Mounts[UnionMount]) -> None:
     assert _descriptors(mount.pid) <= before + 10
 
 
+def test_directories_of_many_layers_take_few_descriptors(union: Mounts[UnionMount]) -> None:
+    """What stays open of 100 directories in each of 40 layers, with a limit of 1024."""
+    count = 100
+    layers = [
+        {f"d{number}": {f"file{layer}": ""} for number in range(count)} for layer in range(40)
+    ]
+    mount = union(*layers, command=["prlimit", "--nofile=1024:1024", *COMMAND])
+    for number in range(count):
+        assert not (mount / f"d{number}/absent").exists()
+    for number in range(count):
+        assert len(os.listdir(mount / f"d{number}")) == len(layers)
+    assert _descriptors(mount.pid) < 512
+
+
 def test_10000_mapped_files_with_closed_descriptors(union: Mounts[UnionMount]) -> None:
     """Each map keeps its file open in the daemon, whose limit a shell has set to 1024."""
     command = ["prlimit", "--nofile=1024:", *COMMAND]

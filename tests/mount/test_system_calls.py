@@ -52,7 +52,7 @@ _COSTS: _Operations = {
     "first write": (lambda root: _write(root / "d/write", 0), 28, 27),
     "truncation": (lambda root: _write(root / "d/truncate", os.O_TRUNC), 23, 27),
     "rename": (lambda root: os.rename(root / "d/rename", root / "d/renamed"), 26, 21),
-    "unlink": (lambda root: (root / "d/unlink").unlink(), 4, 6),
+    "unlink": (lambda root: (root / "d/unlink").unlink(), 4, 5),
     "unlink of a copy": (lambda root: (root / "d/chmod").unlink(), 5, 4),
     "create": (lambda root: _write(root / "d/new", os.O_CREAT), 6, 8),
     "append": (lambda root: _write(root / "d/new", os.O_APPEND), 4, 5),

@@ -114,6 +114,15 @@ static int open_beneath(int root, const char *path, uint64_t flags)
     return (int)syscall(SYS_openat2, root, path, &how, sizeof(how));
 }
 
+/* Reading a layer is not to change its access times, where we may have it so. */
+static int open_quietly(int directory, const char *path, uint64_t flags)
+{
+    int fd = open_beneath(directory, path, flags | O_NOATIME);
+    if (fd < 0 && errno == EPERM)
+        fd = open_beneath(directory, path, flags);
+    return fd;
+}
+
 int layers_directory(const struct source *source)
 {
     if (layers[source->layer].told) {
@@ -121,6 +130,16 @@ int layers_directory(const struct source *source)
         return -1;
     }
     return open_beneath(layers[source->layer].root, source->path, O_PATH | O_DIRECTORY);
+}
+
+int layers_open_listing(const struct source *source)
+{
+    return open_quietly(layers[source->layer].root, source->path, O_RDONLY | O_DIRECTORY);
+}
+
+int layers_open_upper_listing(int directory_fd)
+{
+    return open_quietly(directory_fd, ".", O_RDONLY | O_DIRECTORY);
 }
 
 /* Listing */
@@ -212,23 +231,11 @@ static bool read_names(const struct layer *layer, int directory, struct list *na
     return good;
 }
 
-/* Reading a layer is not to change its access times, where we may have it so. */
-static int open_quietly(int directory, const char *path, uint64_t flags)
-{
-    int fd = open_beneath(directory, path, flags | O_NOATIME);
-    if (fd < 0 && errno == EPERM)
-        fd = open_beneath(directory, path, flags);
-    return fd;
-}
-
 struct found *layers_list(int layer, int directory_fd, size_t *count)
 {
     struct list names = {0}, hidden = {0};
-    int directory = open_quietly(directory_fd, ".", O_RDONLY | O_DIRECTORY);
-    if (directory < 0)
-        return NULL;
     errno = ENOMEM;
-    bool good = read_names(&layers[layer], directory, &names, &hidden);
+    bool good = read_names(&layers[layer], directory_fd, &names, &hidden);
     for (size_t at = 0; good && at < hidden.count; at++)
         good = append(&names, hidden.items[at].name, hidden.items[at].length, DT_WHT);
     int error = errno;
@@ -236,7 +243,6 @@ struct found *layers_list(int layer, int directory_fd, size_t *count)
         good = false; /* Python turns such files into other marks when names get entries */
         error = EREMOTE;
     }
-    close(directory);
     layers_free(hidden.items, hidden.count);
     if (!good) {
         layers_free(names.items, names.count);
@@ -415,13 +421,27 @@ bool layers_is(int layer, int fd, uint64_t number)
            && number_of(&layers[layer], status.st_dev, status.st_ino) == number;
 }
 
+/* Open NAME of SOURCE by OPEN, which is one of the above. */
+static int open_name(const struct source *source, const char *name, uint64_t flags,
+                     int (*open)(int, const char *, uint64_t))
+{
+    char *path;
+    if (asprintf(&path, "%s/%s", source->path, name) < 0) {
+        errno = ENOMEM;
+        return -1;
+    }
+    int fd = open(layers[source->layer].root, path, flags);
+    free(path);
+    return fd;
+}
+
 int layers_name(const struct source *source, const char *name)
 {
-    int directory = layers_directory(source);
-    int fd = directory < 0 ? -1 : openat(directory, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    if (directory >= 0)
-        close(directory);
-    return fd;
+    if (layers[source->layer].told) {
+        errno = EREMOTE;
+        return -1;
+    }
+    return open_name(source, name, O_PATH, open_beneath);
 }
 
 int layers_content(int layer, const char *path, uint64_t size)
@@ -439,13 +459,7 @@ int layers_content(int layer, const char *path, uint64_t size)
 
 int layers_open(const struct source *source, const char *name, uint64_t number)
 {
-    char *path;
-    if (asprintf(&path, "%s/%s", source->path, name) < 0) {
-        errno = ENOMEM;
-        return -1;
-    }
-    int fd = open_quietly(layers[source->layer].root, path, O_RDONLY | O_NONBLOCK);
-    free(path);
+    int fd = open_name(source, name, O_RDONLY | O_NONBLOCK, open_quietly);
     if (fd < 0)
         return -1;
     if (layers_is(source->layer, fd, number) && !has_content_elsewhere(fd))

@@ -45,6 +45,12 @@ int layers_space(struct fuse_kstatfs *space);
 /* A descriptor (O_PATH) of the directory SOURCE; -1 with errno, EREMOTE where names are told. */
 int layers_directory(const struct source *source);
 
+/* The same, which can be listed: for layers_list. */
+int layers_open_listing(const struct source *source);
+
+/* One that can be listed of a directory of the upper; -1 with errno. */
+int layers_open_upper_listing(int directory_fd);
+
 /* What a layer says of one name. */
 struct found {
     char *name;
@@ -53,8 +59,9 @@ struct found {
 };
 
 /*
- * All that directory DIRECTORY_FD of layer LAYER says of its names, those hidden by ".wh." files
- * last, as an array of *COUNT that the caller frees with layers_free. NULL with errno.
+ * All that directory DIRECTORY_FD, just opened to be listed, of layer LAYER says of its names, those
+ * hidden by ".wh." files last, as an array of *COUNT that the caller frees with layers_free. NULL
+ * with errno.
  */
 struct found *layers_list(int layer, int directory_fd, size_t *count);
 

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "table.h"
@@ -123,21 +124,53 @@ static void take_out(struct node *node)
     nodes.used--;
 }
 
-/* Directories whose sources are at hand, the oldest where the next one comes. */
+/*
+ * Directories whose sources are at hand, the oldest where the next one comes. They have an eighth of
+ * all descriptors at most.
+ */
 enum { KEPT_MOST = 512 };
 static struct directory *kept[KEPT_MOST];
 static size_t kept_next;
+static rlim_t kept_fds;
+
+static rlim_t kept_fds_most(void)
+{
+    static rlim_t most;
+    struct rlimit limit;
+    if (most == 0)
+        most = getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur / 8 : KEPT_MOST;
+    return most;
+}
 
 static void close_sources(struct directory *directory)
 {
-    for (size_t at = 0; at < directory->source_count; at++)
-        if (directory->sources[at].fd >= 0)
+    for (size_t at = 0; at < directory->source_count; at++) {
+        if (directory->sources[at].fd >= 0) {
             close(directory->sources[at].fd);
+            kept_fds--;
+        }
+        directory->sources[at].fd = -1;
+    }
     if (directory->keeping > 0)
         kept[directory->keeping - 1] = NULL;
     directory->keeping = 0;
-    for (size_t at = 0; at < directory->source_count; at++)
-        directory->sources[at].fd = -1;
+}
+
+/* The sources of DIRECTORY stay at hand from now on, and those that did for longest no more. */
+static void keep_sources(struct directory *directory)
+{
+    if (directory->keeping == 0) {
+        if (kept[kept_next] != NULL)
+            close_sources(kept[kept_next]);
+        kept[kept_next] = directory;
+        directory->keeping = kept_next + 1;
+        kept_next = (kept_next + 1) % KEPT_MOST;
+    }
+    for (size_t at = 0; at < KEPT_MOST && kept_fds > kept_fds_most(); at++) {
+        struct directory *oldest = kept[(kept_next + at) % KEPT_MOST];
+        if (oldest != NULL)
+            close_sources(oldest);
+    }
 }
 
 void table_take(struct directory *directory, int *fds)
@@ -145,24 +178,25 @@ void table_take(struct directory *directory, int *fds)
     for (size_t at = 0; at < directory->source_count; at++) {
         fds[at] = directory->sources[at].fd;
         directory->sources[at].fd = -1;
+        if (fds[at] >= 0)
+            kept_fds--;
     }
 }
 
 void table_give(struct directory *directory, const int *fds)
 {
-    if (directory->keeping == 0 && directory->source_count > 0) {
-        if (kept[kept_next] != NULL)
-            close_sources(kept[kept_next]);
-        kept[kept_next] = directory;
-        directory->keeping = kept_next + 1;
-        kept_next = (kept_next + 1) % KEPT_MOST;
-    }
     for (size_t at = 0; at < directory->source_count; at++) {
-        if (directory->sources[at].fd < 0)
+        if (fds[at] < 0)
+            continue;
+        if (directory->sources[at].fd < 0) {
             directory->sources[at].fd = fds[at];
-        else if (fds[at] >= 0)
+            kept_fds++;
+        } else {
             close(fds[at]);
+        }
     }
+    if (directory->source_count > 0)
+        keep_sources(directory);
 }
 
 static void free_child(struct child *child)

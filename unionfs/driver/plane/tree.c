@@ -166,23 +166,47 @@ static int read_source(struct directory *directory, size_t source, int fd)
     return good ? 0 : ENOMEM;
 }
 
-/* Read all that DIRECTORY consists of, topmost first. Answers 0, or an errno. */
-static int read_sources(struct directory *directory)
+static int read_upper(struct directory *directory)
 {
-    int error = 0;
-    if (directory->upper)
-        error = read_source(directory, IN_UPPER, directory->upper_fd);
-    for (size_t at = 0; error == 0 && at < directory->source_count; at++) {
-        if (directory->sources[at].told != NULL) {
-            error = add_told(directory, at) ? 0 : ENOMEM;
-            continue;
-        }
-        int fd = layers_directory(&directory->sources[at]);
-        if (fd < 0)
-            return errno;
-        error = read_source(directory, at, fd);
-        close(fd);
-    }
+    int fd = layers_open_upper_listing(directory->upper_fd);
+    if (fd < 0)
+        return errno;
+    int error = read_source(directory, IN_UPPER, fd);
+    close(fd);
+    return error;
+}
+
+/* So many sources of a directory that is read are opened at a time, and stay at hand. */
+enum { SOURCES_OPEN = 16 };
+
+/* *FD: its descriptor, -1 if it does not stay. */
+static int read_lower(struct directory *directory, size_t source, int *fd)
+{
+    *fd = -1;
+    if (directory->sources[source].told != NULL)
+        return add_told(directory, source) ? 0 : ENOMEM;
+    int opened = layers_open_listing(&directory->sources[source]);
+    if (opened < 0)
+        return errno;
+    int error = read_source(directory, source, opened);
+    if (error == 0 && source < SOURCES_OPEN)
+        *fd = opened;
+    else
+        close(opened);
+    return error;
+}
+
+/*
+ * Read all that DIRECTORY consists of, topmost first. FDS: its descriptors, as far as they are open
+ * now. Answers 0, or an errno.
+ */
+static int read_sources(struct directory *directory, int *fds)
+{
+    for (size_t at = 0; at < TREE_DESCRIPTORS(directory); at++)
+        fds[at] = -1;
+    int error = directory->upper ? read_upper(directory) : 0;
+    for (size_t at = 0; error == 0 && at < directory->source_count; at++)
+        error = read_lower(directory, at, &fds[at]);
     return error;
 }
 
@@ -193,12 +217,15 @@ struct directory *tree_read(struct source *sources, size_t count, int upper_fd)
         errno = ENOMEM;
         return NULL;
     }
-    int error = read_sources(directory);
+    int fds[TREE_DESCRIPTORS(directory)];
+    int error = read_sources(directory, fds);
+    pthread_mutex_lock(&table_lock);
+    table_give(directory, fds);
+    if (error != 0)
+        table_rest(directory);
+    pthread_mutex_unlock(&table_lock);
     if (error == 0)
         return directory;
-    pthread_mutex_lock(&table_lock);
-    table_rest(directory);
-    pthread_mutex_unlock(&table_lock);
     errno = error;
     return NULL;
 }
@@ -307,8 +334,10 @@ bool tree_knows(uint64_t number)
     pthread_mutex_unlock(&table_lock);
     if (directory == NULL)
         return known;
-    int error = read_sources(directory);
+    int fds[TREE_DESCRIPTORS(directory)];
+    int error = read_sources(directory, fds);
     pthread_mutex_lock(&table_lock);
+    table_give(directory, fds);
     node = table_find(number);
     if (error == 0 && node != NULL && is_unread(node)) {
         if (node->directory == NULL)
