@@ -52,6 +52,22 @@ def test_listing_in_buffers_of_any_size(both: Mounts[Mount], size: int) -> None:
         assert len({entry.off for entry in entries}) == len(entries), when
 
 
+@pytest.mark.needs_native
+def test_a_walk_is_read_ahead(union: Mounts[UnionMount]) -> None:
+    mount = union({"a": {"b": {"in": ""}}, "c": {"d": {"in": ""}}})
+    (layer,) = mount.layers
+    with (
+        linux.watched(layer / "a/b", events=linux.IN_OPEN) as aside,
+        linux.watched(layer / "c/d", events=linux.IN_OPEN) as ahead,
+    ):
+        os.listdir(mount / "a")  # no walk: nobody has listed what it is in
+        os.listdir(mount.path)
+        os.listdir(mount / "c")
+        assert ahead.poll(10_000)
+        assert not aside.poll(0)
+    assert os.listdir(mount / "c/d") == ["in"]
+
+
 def test_a_buffer_that_is_too_small_for_a_name(both: Mounts[Mount]) -> None:
     mount = both({"d": {"n" * 255: ""}})
     with linux.opened(mount / "d") as descriptor:

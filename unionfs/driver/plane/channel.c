@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "ahead.h"
 #include "changes.h"
 #include "names.h"
 
@@ -655,9 +656,12 @@ static void stand_by(void)
         syscall(SYS_futex, &resigned, FUTEX_WAIT_PRIVATE, before, &patience, NULL, 0);
 }
 
-/* Nothing is there: look again for a while, then sleep. */
+/* Nothing is there: do what can be done before, look again for a while, then sleep. */
 static void look(struct waiting *waiting)
 {
+    leader_busy_since = now();
+    ahead_read();
+    leader_busy_since = 0;
     int64_t start = now();
     bool readable = false;
     while (waiting->vain < LOOKS_IN_VAIN && !readable && now() - start < LOOK_NANOSECONDS)

@@ -9,6 +9,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include "ahead.h"
 #include "copyup.h"
 #include "names.h"
 
@@ -653,6 +654,8 @@ static enum verdict list_directory(const struct request *request, struct scratch
     pthread_mutex_unlock(&table_lock);
     if (listed == UNKNOWN)
         return FORWARD;
+    if (listing.left == in->size)
+        ahead_listed(request->header->nodeid);
     return answer_with(request, scratch->memory, in->size - listing.left);
 }
 

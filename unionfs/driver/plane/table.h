@@ -77,6 +77,8 @@ struct directory {
     bool left;       /* to Python: there was no memory for a name, or it has a rule for each */
     bool upper;      /* the upper has it */
     bool impure;     /* it has the mark */
+    bool listed;     /* to its end, by somebody */
+    size_t ahead;    /* where the next child is that may be read ahead */
     int upper_fd;    /* O_PATH, -1 if it is not at hand */
     size_t keeping;  /* one more than its place among those whose sources are at hand; 0 for none */
     size_t source_count;
