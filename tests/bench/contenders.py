@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from tests.bench.stacks import IMAGE
 from tests.support import linux
@@ -138,28 +138,37 @@ class Fuse(Contender):
         said = place.point.with_name("said")
         with said.open("w+b") as stderr:
             begin = time.monotonic()
-            try:
-                ended = subprocess.run(
-                    [*become(self.user), *words],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=stderr,
-                    timeout=_SECONDS_TO_MOUNT,
-                    check=False,
-                    start_new_session=True,
-                )
-            except (OSError, subprocess.TimeoutExpired) as error:
-                raise UnableError(f"not mounted: {error}") from error
-            if ended.returncode == 0:
+            status = _status([*become(self.user), *words], stderr)
+            if status == 0:
                 _answers(self.user, place.point)
             seconds = time.monotonic() - begin
             stderr.seek(0)
             text = stderr.read().decode(errors="replace")
         mounted = Mounted(place.point, seconds, sorted(_children() - known))
-        if ended.returncode or place.point not in linux.mounts_below(place.point):
+        if status or place.point not in linux.mounts_below(place.point):
             unmount(mounted)
-            raise UnableError(f"not mounted: {' '.join(text.split()) or ended.returncode}")
+            raise UnableError(f"not mounted: {' '.join(text.split()) or status}")
         return mounted
+
+
+def _status(command: Sequence[str], stderr: BinaryIO) -> int:
+    """Run a command that mounts; its status. UnableError if it can't be run, or does not end."""
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise UnableError(f"not mounted: {error}") from error
+    # subprocess, given a time, would look every 50 ms.
+    if not linux.wait_for_exit(process.pid, _SECONDS_TO_MOUNT):
+        process.kill()
+        process.wait()
+        raise UnableError(f"not mounted in {_SECONDS_TO_MOUNT} s")
+    return process.wait()
 
 
 def _answers(user: int, point: Path) -> None:
