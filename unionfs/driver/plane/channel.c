@@ -2,8 +2,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/futex.h>
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -12,13 +10,11 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "ahead.h"
 #include "changes.h"
 #include "names.h"
+#include "waiting.h"
 
 /* A request that waits for libfuse. */
 struct message {
@@ -586,143 +582,23 @@ void channel_again(void)
     free(message);
 }
 
-/*
- * Waiting. Who asks usually asks again as soon as it has its answer; to fall asleep in between, and
- * be woken, costs both sides more than a request does. So one thread leads: it looks again for a
- * while, as long as that has paid lately, and the others stay out of its way, since the kernel would
- * wake them for what the leader gets. They come when requests queue up, or when one takes long.
- */
-enum {
-    LOOK_NANOSECONDS = 40 * 1000,
-    LOOKS_IN_VAIN = 8,
-    QUEUED_MOST = 4, /* requests in a row that were there already */
-    LONG_NANOSECONDS = 300 * 1000,
-    LONG_BYTES = 1 << 16,
-};
-
-static atomic_flag led = ATOMIC_FLAG_INIT;
-static _Atomic int64_t leader_busy_since; /* 0 while it looks */
-static _Atomic uint32_t resigned;         /* how often a leader did */
-
-/* What a thread knows of its waiting. */
-struct waiting {
-    bool leads;
-    unsigned vain;   /* how often looking was in vain of late */
-    unsigned queued; /* requests in a row that were there already */
-};
-
-static int64_t now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
-}
-
-static bool wait_readable(int milliseconds)
-{
-    struct pollfd wanted = {.fd = kernel_fd, .events = POLLIN};
-    return poll(&wanted, 1, milliseconds) != 0;
-}
-
-static bool lead(struct waiting *waiting)
-{
-    if (!waiting->leads)
-        waiting->leads = !atomic_flag_test_and_set(&led);
-    if (waiting->leads)
-        leader_busy_since = 0;
-    return waiting->leads;
-}
-
-static void resign(struct waiting *waiting)
-{
-    if (!waiting->leads)
-        return;
-    waiting->leads = false;
-    leader_busy_since = 0;
-    atomic_flag_clear(&led);
-    resigned++;
-    syscall(SYS_futex, &resigned, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
-}
-
-/* Stay out of the leader's way until it resigns, or has been at one request for long. */
-static void stand_by(void)
-{
-    const struct timespec patience = {.tv_nsec = LONG_NANOSECONDS};
-    uint32_t before = resigned;
-    int64_t since = leader_busy_since;
-    if (since != 0 && now() - since > LONG_NANOSECONDS)
-        wait_readable(-1);
-    else
-        syscall(SYS_futex, &resigned, FUTEX_WAIT_PRIVATE, before, &patience, NULL, 0);
-}
-
-/* Nothing is there: do what can be done before, look again for a while, then sleep. */
-static void look(struct waiting *waiting)
-{
-    leader_busy_since = now();
-    ahead_read();
-    leader_busy_since = 0;
-    int64_t start = now();
-    bool readable = false;
-    while (waiting->vain < LOOKS_IN_VAIN && !readable && now() - start < LOOK_NANOSECONDS)
-        readable = wait_readable(0);
-    if (readable) {
-        waiting->vain = 0;
-        return;
-    }
-    resign(waiting);
-    if (waiting->vain < LOOKS_IN_VAIN)
-        waiting->vain++;
-    wait_readable(-1);
-    if (waiting->vain == LOOKS_IN_VAIN && now() - start < LOOK_NANOSECONDS)
-        waiting->vain = 0;
-}
-
-/* Whether to answer it takes so long that others should not have to wait for that. */
-static bool takes_long(const char *bytes, size_t size)
-{
-    const struct fuse_in_header *header = (const struct fuse_in_header *)bytes;
-    const struct fuse_read_in *in = (const struct fuse_read_in *)(header + 1);
-    if (size < sizeof(*header) + sizeof(*in))
-        return false;
-    /* What they have in common is where the number of bytes is. */
-    return (header->opcode == FUSE_READ || header->opcode == FUSE_WRITE) && in->size >= LONG_BYTES;
-}
-
-/* As read(2), of the next request. */
-static ssize_t receive(char *bytes, struct waiting *waiting)
-{
-    ssize_t size;
-    while ((size = read(kernel_fd, bytes, request_most)) < 0 && errno == EAGAIN) {
-        waiting->queued = 0;
-        if (lead(waiting))
-            look(waiting);
-        else
-            stand_by();
-    }
-    if (waiting->leads
-        && (waiting->queued++ >= QUEUED_MOST || (size > 0 && takes_long(bytes, (size_t)size))))
-        resign(waiting);
-    if (waiting->leads)
-        leader_busy_since = now();
-    return size;
-}
+/* Threads */
 
 static void *serve(void *argument)
 {
     (void)argument;
     changes_begin();
-    struct waiting waiting = {.vain = LOOKS_IN_VAIN};
+    struct waiting waiting = WAITING_BEGINS;
     char *bytes = malloc(request_most);
     struct scratch scratch = {malloc(request_most), request_most};
     while (bytes != NULL && scratch.memory != NULL) {
-        ssize_t size = receive(bytes, &waiting);
+        ssize_t size = waiting_receive(&waiting, bytes);
         if (size > 0)
             handle(bytes, (size_t)size, &scratch, false);
         else if (size == 0 || (errno != EINTR && errno != ENOENT))
             break; /* ENODEV: unmounted. ECONNABORTED: see fusectl. */
     }
-    resign(&waiting);
+    waiting_resign(&waiting);
     free(scratch.memory);
     free(bytes);
     if (atomic_fetch_sub(&serving, 1) == 1)
@@ -761,6 +637,7 @@ int channel_start(int kernel, int threads, size_t most, const void *begin, size_
     first_unique = ((const struct fuse_in_header *)first->bytes)->unique;
     kernel_fd = kernel;
     request_most = most;
+    waiting_configure(kernel, most);
     ready_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (ready_fd < 0 || fcntl(kernel, F_SETFL, O_NONBLOCK) < 0)
         return -1;
