@@ -5,8 +5,10 @@
 #include "ahead.h"
 #include "nodes.h"
 
-/* A directory of more bytes takes longer to be read than anybody is busy otherwise. */
-enum { BYTES_MOST = 1 << 14 };
+enum {
+    BYTES_MOST = 1 << 14, /* a larger directory takes longer to be read than anybody is busy */
+    NAMES_MOST = 1 << 10, /* that are gone through at a time */
+};
 
 static _Atomic uint64_t expected; /* number of a directory; 0 for none */
 
@@ -23,10 +25,10 @@ static bool is_worth_it(const struct child *child)
            && child->node->attributes.size <= BYTES_MOST;
 }
 
-/* A directory in DIRECTORY that nobody has read, each of them once. 0 if there is no more. */
+/* A directory in DIRECTORY that nobody has read, each of them once. 0 if none was found. */
 static uint64_t next_below(struct directory *directory)
 {
-    while (directory->ahead < directory->count) {
+    for (int names = 0; names < NAMES_MOST && directory->ahead < directory->count; names++) {
         const struct child *child = directory->children[directory->ahead++];
         if (is_worth_it(child))
             return child->node->number;
