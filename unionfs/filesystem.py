@@ -156,7 +156,7 @@ class Filesystem:
             return True
         except Exception:
             # The operation meets it, too, and tells of it.
-            return False
+            pass
         return False
 
     def catch_up(self) -> None:

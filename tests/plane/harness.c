@@ -957,6 +957,8 @@ static void begin(const char *directory, int threads)
         CHECK(layers_set(layer, root, layer == 0, status.st_dev, 0) == 0);
         if (layer == TOLD_LAYER && chance(2)) {
             layers_set_told(layer);
+            const struct source contents = {.layer = layer, .path = "."};
+            CHECK(layers_open_listing(&contents) < 0 && errno == EREMOTE);
             told_fd = root;
         }
         upper_fd = root;

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -22,7 +22,7 @@ RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 MS_REC, _MS_PRIVATE = 1 << 14, 1 << 18
 _CLONE_NEWNS = 0x00020000
 _IN_CHANGES = 0x100 | 0x80 | 0x2  # created, moved here, written
-IN_OPEN: Final = 0x20
+IN_OPEN = 0x20
 UTIME_OMIT = (1 << 30) - 2
 UTIME_NOW = (1 << 30) - 1
 XATTR_CREATE, XATTR_REPLACE = 1, 2
@@ -216,7 +216,7 @@ def drop_caches(*, pages: bool) -> None:
 def watched(*directories: Path, events: int = _IN_CHANGES) -> Iterator[select.poll]:
     """Has an event when names appear, or files are written, in one of the directories.
 
-    events: which else of inotify(7).
+    events: those of inotify(7) to wait for instead.
     """
     descriptor = _checked(_libc.inotify_init1(os.O_CLOEXEC))
     try:

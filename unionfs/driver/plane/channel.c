@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "changes.h"
@@ -588,7 +587,7 @@ static void *serve(void *argument)
 {
     (void)argument;
     changes_begin();
-    struct waiting waiting = WAITING_BEGINS;
+    struct waiting waiting = {0};
     char *bytes = malloc(request_most);
     struct scratch scratch = {malloc(request_most), request_most};
     while (bytes != NULL && scratch.memory != NULL) {
@@ -607,13 +606,6 @@ static void *serve(void *argument)
 }
 
 enum { RESERVED = 64 };
-
-static int descriptors_most(void)
-{
-    struct rlimit limit;
-    bool known = getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < INT_MAX;
-    return known ? (int)limit.rlim_cur : INT_MAX;
-}
 
 /*
  * Have the table of descriptors grow while there is one thread. Later the kernel waits each time, some
@@ -641,7 +633,7 @@ int channel_start(int kernel, int threads, size_t most, const void *begin, size_
     ready_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (ready_fd < 0 || fcntl(kernel, F_SETFL, O_NONBLOCK) < 0)
         return -1;
-    int limit = descriptors_most();
+    int limit = table_descriptors_most();
     opens_below = limit - RESERVED;
     make_room_for_descriptors(kernel, limit);
     /* Signals are Python's. */

@@ -123,18 +123,26 @@ static int open_quietly(int directory, const char *path, uint64_t flags)
     return fd;
 }
 
-int layers_directory(const struct source *source)
+/* The root that the names of LAYER are beneath; -1 with errno where they are told. */
+static int root_of_names(int layer)
 {
-    if (layers[source->layer].told) {
+    if (layers[layer].told) {
         errno = EREMOTE;
         return -1;
     }
-    return open_beneath(layers[source->layer].root, source->path, O_PATH | O_DIRECTORY);
+    return layers[layer].root;
+}
+
+int layers_directory(const struct source *source)
+{
+    int root = root_of_names(source->layer);
+    return root < 0 ? -1 : open_beneath(root, source->path, O_PATH | O_DIRECTORY);
 }
 
 int layers_open_listing(const struct source *source)
 {
-    return open_quietly(layers[source->layer].root, source->path, O_RDONLY | O_DIRECTORY);
+    int root = root_of_names(source->layer);
+    return root < 0 ? -1 : open_quietly(root, source->path, O_RDONLY | O_DIRECTORY);
 }
 
 int layers_open_upper_listing(int directory_fd)
@@ -426,21 +434,20 @@ static int open_name(const struct source *source, const char *name, uint64_t fla
                      int (*open)(int, const char *, uint64_t))
 {
     char *path;
+    int root = root_of_names(source->layer);
+    if (root < 0)
+        return -1;
     if (asprintf(&path, "%s/%s", source->path, name) < 0) {
         errno = ENOMEM;
         return -1;
     }
-    int fd = open(layers[source->layer].root, path, flags);
+    int fd = open(root, path, flags);
     free(path);
     return fd;
 }
 
 int layers_name(const struct source *source, const char *name)
 {
-    if (layers[source->layer].told) {
-        errno = EREMOTE;
-        return -1;
-    }
     return open_name(source, name, O_PATH, open_beneath);
 }
 

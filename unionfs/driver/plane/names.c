@@ -654,9 +654,10 @@ static enum verdict list_directory(const struct request *request, struct scratch
     pthread_mutex_unlock(&table_lock);
     if (listed == UNKNOWN)
         return FORWARD;
+    answer_with(request, scratch->memory, in->size - listing.left);
     if (listing.left == in->size)
         ahead_listed(request->header->nodeid);
-    return answer_with(request, scratch->memory, in->size - listing.left);
+    return ANSWERED;
 }
 
 /* References */

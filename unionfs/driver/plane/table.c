@@ -1,4 +1,6 @@
 #define _GNU_SOURCE
+#include <limits.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -8,6 +10,17 @@
 
 pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
 pthread_cond_t table_settled = PTHREAD_COND_INITIALIZER;
+
+int table_descriptors_most(void)
+{
+    static atomic_int most;
+    struct rlimit limit;
+    if (most == 0) {
+        bool known = getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < INT_MAX;
+        most = known ? (int)limit.rlim_cur : INT_MAX;
+    }
+    return most;
+}
 
 _Atomic size_t table_upper_fds;
 
@@ -131,16 +144,7 @@ static void take_out(struct node *node)
 enum { KEPT_MOST = 512 };
 static struct directory *kept[KEPT_MOST];
 static size_t kept_next;
-static rlim_t kept_fds;
-
-static rlim_t kept_fds_most(void)
-{
-    static rlim_t most;
-    struct rlimit limit;
-    if (most == 0)
-        most = getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur / 8 : KEPT_MOST;
-    return most;
-}
+static int kept_fds;
 
 static void close_sources(struct directory *directory)
 {
@@ -166,7 +170,7 @@ static void keep_sources(struct directory *directory)
         directory->keeping = kept_next + 1;
         kept_next = (kept_next + 1) % KEPT_MOST;
     }
-    for (size_t at = 0; at < KEPT_MOST && kept_fds > kept_fds_most(); at++) {
+    for (size_t at = 0; at < KEPT_MOST && kept_fds > table_descriptors_most() / 8; at++) {
         struct directory *oldest = kept[(kept_next + at) % KEPT_MOST];
         if (oldest != NULL)
             close_sources(oldest);

@@ -103,6 +103,9 @@ struct node {
     int layer;     /* which that is in */
 };
 
+/* How many descriptors there may be. */
+int table_descriptors_most(void);
+
 /* How many directories have a descriptor in the upper. */
 extern _Atomic size_t table_upper_fds;
 

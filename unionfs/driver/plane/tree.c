@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "tree.h"
@@ -23,11 +22,7 @@ struct directory *tree_directory(uint64_t number)
 /* Whether another directory of the upper may keep a descriptor: a quarter leaves the rest to files. */
 static bool may_keep_another(void)
 {
-    static rlim_t most;
-    struct rlimit limit;
-    if (most == 0)
-        most = getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur / 4 : 64;
-    return table_upper_fds < most;
+    return table_upper_fds < (size_t)table_descriptors_most() / 4;
 }
 
 int tree_upper(struct directory *directory)

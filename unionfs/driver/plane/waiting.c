@@ -14,6 +14,7 @@
 
 enum {
     LOOK_NANOSECONDS = 40 * 1000,
+    LOOKS_IN_VAIN = 8,
     QUEUED_MOST = 4, /* requests in a row that were there already */
     LONG_NANOSECONDS = 300 * 1000,
     LONG_BYTES = 1 << 16,
@@ -79,23 +80,21 @@ static void stand_by(void)
 /* Nothing is there: do what can be done before, look again for a while, then sleep. */
 static void look(struct waiting *waiting)
 {
-    leader_busy_since = now();
     ahead_read();
-    leader_busy_since = 0;
     int64_t start = now();
     bool readable = false;
-    while (waiting->vain < LOOKS_IN_VAIN && !readable && now() - start < LOOK_NANOSECONDS)
+    while (waiting->hope > 0 && !readable && now() - start < LOOK_NANOSECONDS)
         readable = wait_readable(0);
     if (readable) {
-        waiting->vain = 0;
+        waiting->hope = LOOKS_IN_VAIN;
         return;
     }
     waiting_resign(waiting);
-    if (waiting->vain < LOOKS_IN_VAIN)
-        waiting->vain++;
+    if (waiting->hope > 0)
+        waiting->hope--;
     wait_readable(-1);
-    if (waiting->vain == LOOKS_IN_VAIN && now() - start < LOOK_NANOSECONDS)
-        waiting->vain = 0;
+    if (waiting->hope == 0 && now() - start < LOOK_NANOSECONDS)
+        waiting->hope = LOOKS_IN_VAIN;
 }
 
 /* Whether to answer it takes so long that others should not have to wait for that. */

@@ -12,18 +12,12 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-/* What a thread knows of its waiting. */
+/* What a thread knows of its waiting: nothing at first. */
 struct waiting {
     bool leads;
-    unsigned vain;   /* how often looking was in vain of late */
+    unsigned hope;   /* how often looking may be in vain until it is given up */
     unsigned queued; /* requests in a row that were there already */
 };
-
-enum { LOOKS_IN_VAIN = 8 };
-#define WAITING_BEGINS                                                                             \
-    {                                                                                              \
-        .vain = LOOKS_IN_VAIN                                                                      \
-    }
 
 /* Requests come from DEVICE, which does not block, and are at most MOST bytes long. */
 void waiting_configure(int device, size_t most);
