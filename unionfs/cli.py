@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
@@ -21,6 +22,7 @@ _FAILED: Final = 1
 _WRONG_COMMAND_LINE: Final = 2
 _INTERRUPTED: Final = 130
 _OUTPUT_NOT_READ: Final = 141
+_ANY_WIDTH: Final = 80
 
 _DESCRIPTION: Final = """\
 Show layers as one tree at MOUNTPOINT. A LAYER is a directory, or the name of an image in the layer
@@ -135,7 +137,8 @@ def _parser() -> argparse.ArgumentParser:
         usage="unionmount [options] LAYER... MOUNTPOINT [-- COMMAND...]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # argparse makes one for each argument, and to ask for the terminal's width it loads shutil.
+        formatter_class=functools.partial(argparse.HelpFormatter, width=_ANY_WIDTH),
         allow_abbrev=False,
     )
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
@@ -170,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-n", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("-s", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("-t", metavar="TYPE", help=argparse.SUPPRESS)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     return parser
 
 

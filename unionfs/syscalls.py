@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import functools
 import os
 import struct
 from collections.abc import Iterable
@@ -236,7 +237,12 @@ def is_denied(path: bytes, right: int, *, follow: bool) -> bool:
 
 def every_id_is_mapped() -> bool:
     """Whether all users and groups of the machine have a number in our user namespace."""
+    return _maps_every_id(os.stat("/proc/self/ns/user").st_ino)
 
+
+@functools.cache
+def _maps_every_id(namespace: int) -> bool:
+    # Its maps are written once (user_namespaces(7)).
     def mapped(kind: str) -> int:
         with open(f"/proc/self/{kind}_map") as lines:
             return sum(int(line.split()[2]) for line in lines)

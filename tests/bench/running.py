@@ -1,5 +1,6 @@
 """One run: layers at hand, programs that can take part, row after row."""
 
+import compileall
 import os
 import platform
 import sys
@@ -10,6 +11,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import layerstore
+import unionfs
 from tests.bench import view
 from tests.bench.contenders import CONTENDERS, NOBODY, Contender, UnableError
 from tests.bench.measuring import measure
@@ -62,6 +65,7 @@ def run(
     A row that fails is told of on standard error. say: is told what is being done. keep: is given
     what there is after each row, since a run takes long and may be ended before it is through.
     """
+    _compile()
     with _scratch() as scratch, ExitStack() as stack:
         stacks = Stacks(wish.data, say, wish.layers, wish.scale)
         stacks.data.mkdir(parents=True, exist_ok=True)
@@ -89,6 +93,15 @@ def run(
             went_well &= bool(figures)
             keep(report)
     return report, went_well
+
+
+def _compile() -> None:
+    """As pip does with what it installs: a start must not compile what was edited since the last,
+    where the environment keeps Python from writing that down.
+    """
+    for package in (unionfs, layerstore):
+        for path in package.__path__:
+            compileall.compile_dir(path, quiet=1)
 
 
 def _figures(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import glob
 import json
 import logging
 import os
@@ -167,6 +166,8 @@ def _own_directories() -> list[bytes]:
 
 def _records(device: str, owner: int) -> Iterator[tuple[str, Union]]:
     """Device and union of the records of *device*, ``*`` for all, that root or *owner* has made."""
+    import glob  # noqa: PLC0415 - a mount does not look for others, and waits for all that is loaded
+
     directories = {_OF_ROOT, _OF_USERS, *map(glob.escape, _own_directories())}
     pattern = os.fsencode(device + _SUFFIX)
     paths = {path for found in directories for path in glob.glob(os.path.join(found, pattern))}

@@ -92,10 +92,11 @@ def serve(plan: Plan, ready: Callable[[], None] | None = None) -> int:
         with preflight.claimed_mount_point(plan.point) as notes:
             made = contextlib.ExitStack()
             mirror = _mirror(plan, native)
-            filesystem = stack.enter_context(contextlib.closing(_open(plan, made, mirror)))
+            filesystem, named = _open(plan, made, mirror)
+            stack.callback(filesystem.close)
             # While we hold the upper: afterwards it may be another's.
             stack.push(made)
-            union = _union(plan)
+            union = _union(plan, named)
             mounted = stack.enter_context(_mounted(plan, native))
             made.pop_all()
         try:
@@ -174,23 +175,24 @@ def _mounted(plan: Plan, native: bool) -> Iterator[_Mounted]:
             mounts.detach(plan.point)
 
 
-def _union(plan: Plan) -> records.Union:
+def _union(plan: Plan, named: Sequence[Named]) -> records.Union:
     upper = None if plan.upper is None else os.path.realpath(plan.upper)
+    real = {word: os.fsencode(layer.identity) for word, layer in named if os.path.isabs(word)}
     return records.Union(
         point=plan.point,
-        layers=tuple(
-            os.path.realpath(word) if os.path.isabs(word) else word for word in plan.layers
-        ),
+        layers=tuple(real.get(word, word) for word in plan.layers),
         upper=upper,
         work=None if upper is None else os.path.realpath(plan.work or upper + _WORK_SUFFIX),
         process=os.getpid(),
     )
 
 
-def _open(plan: Plan, made: contextlib.ExitStack, mirror: PlaneMirror | None) -> Filesystem:
+def _open(
+    plan: Plan, made: contextlib.ExitStack, mirror: PlaneMirror | None
+) -> tuple[Filesystem, Sequence[Named]]:
     """Open what *plan* names; *made* removes what was made for it if it is not mounted after all.
 
-    Raises UnionError.
+    Answers the filesystem, which closes them, and its layers. Raises UnionError.
     """
     with contextlib.ExitStack() as opened:
         named = open_layers(plan.layers, plan.dialects, _namespace(plan), plan.point)
@@ -204,7 +206,7 @@ def _open(plan: Plan, made: contextlib.ExitStack, mirror: PlaneMirror | None) ->
         layers = [layer for _, layer in named]
         filesystem = Filesystem(layers, upper, dialects=plan.dialects, mirror=mirror)
         opened.pop_all()
-        return filesystem
+        return filesystem, named
 
 
 def _open_upper(

@@ -61,7 +61,6 @@ class DirectoryLayer:
         namespace: bytes = markers.TRUSTED,
         writable: bool = False,
     ) -> None:
-        self._path = os.path.realpath(path)
         self.whiteout_files: Final = dialects is Dialects.AUTO
         """Whether names beginning ``.wh.`` are whiteouts in it."""
         self._namespace = namespace
@@ -72,6 +71,8 @@ class DirectoryLayer:
         self._attributes_of: tuple[Place, list[bytes]] | None = None
         plain = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            # Its real path, in one call.
+            self._path = os.readlink(b"/proc/self/fd/%d" % plain)
             self.lineage: Sequence[tuple[int, int]] = places.lineage(plain)
         except OSError:
             os.close(plain)
