@@ -68,6 +68,29 @@ def test_a_walk_is_read_ahead(union: Mounts[UnionMount]) -> None:
     assert os.listdir(mount / "c/d") == ["in"]
 
 
+@pytest.mark.needs_native
+def test_files_that_are_read_one_after_the_other_are_read_ahead(
+    union: Mounts[UnionMount],
+) -> None:
+    content = "as it was"
+    files: Tree = dict.fromkeys("abc", content)
+    mount = union({"d": files, "e": files})
+    (layer,) = mount.layers
+    first, second, _ = os.listdir(mount / "d")
+    _, middle, last = os.listdir(mount / "e")
+    with (
+        linux.watched(layer / "d" / second, events=linux.IN_CLOSE_NOWRITE) as ahead,
+        linux.watched(layer / "e" / last, events=linux.IN_OPEN) as aside,
+    ):
+        (mount / "e" / middle).read_text()  # who reads all begins with the first
+        (mount / "d" / first).read_text()
+        assert ahead.poll(10_000)
+        assert not aside.poll(0)
+    # What the kernel has been given it does not ask for.
+    (layer / "d" / second).write_text("otherwise")
+    assert (mount / "d" / second).read_text() == content
+
+
 def test_a_buffer_that_is_too_small_for_a_name(both: Mounts[Mount]) -> None:
     mount = both({"d": {"n" * 255: ""}})
     with linux.opened(mount / "d") as descriptor:

@@ -46,7 +46,7 @@ _COSTS: _Operations = {
     "second look at the same directory": (lambda root: (root / "e/other").stat(), 2, 2),
     "listing": (lambda root: os.listdir(root / "d"), 4, 1),
     "the same again": (lambda root: os.listdir(root / "d"), 4, 0),
-    "reading": (lambda root: (root / "d/read").read_bytes(), 4, 4),
+    "reading": (lambda root: (root / "alone/read").read_bytes(), 4, 4),  # nothing to read ahead
     "chmod": (lambda root: (root / "d/chmod").chmod(0o600), 26, 22),
     "chmod of an upper file": (lambda root: (root / "d/chmod").chmod(0o644), 2, 4),
     "first write": (lambda root: _write(root / "d/write", 0), 28, 27),
@@ -150,9 +150,11 @@ def _on_directories(union: Mounts[UnionMount], place: Path, said: Path) -> None:
     layer, upper = place / "layer", place / "upper"
     (layer / "d").mkdir(parents=True)
     (layer / "e").mkdir()
+    (layer / "alone").mkdir()
     upper.mkdir()
-    names = ("stat", "read", "chmod", "write", "truncate", "rename", "unlink", "first")
-    for path in (*(layer / "d" / name for name in names), layer / "e/file", layer / "e/other"):
+    names = ("stat", "chmod", "write", "truncate", "rename", "unlink", "first")
+    others = ("e/file", "e/other", "alone/read")
+    for path in (*(layer / "d" / name for name in names), *(layer / name for name in others)):
         path.write_text("content")
     with linux.opened(layer / "e/holes", os.O_CREAT | os.O_WRONLY) as descriptor:
         os.truncate(descriptor, 1 << 20)
@@ -162,6 +164,7 @@ def _on_directories(union: Mounts[UnionMount], place: Path, said: Path) -> None:
     os.listdir(mount / "d")
     for name in names:
         (mount / "d" / name).stat()
+    (mount / "alone/read").stat()
     _do(_COSTS, mount)
     mount.unmount()
 

@@ -23,6 +23,7 @@ MS_REC, _MS_PRIVATE = 1 << 14, 1 << 18
 _CLONE_NEWNS = 0x00020000
 _IN_CHANGES = 0x100 | 0x80 | 0x2  # created, moved here, written
 IN_OPEN = 0x20
+IN_CLOSE_NOWRITE = 0x10
 UTIME_OMIT = (1 << 30) - 2
 UTIME_NOW = (1 << 30) - 1
 XATTR_CREATE, XATTR_REPLACE = 1, 2

@@ -10,7 +10,10 @@
 /* Directory NUMBER was listed, to its end. Called without the lock. */
 void ahead_listed(uint64_t number);
 
-/* Read the directory that is expected to be listed next, if there is one. Called without the lock. */
+/* Lower file NUMBER was opened. Called without the lock. */
+void ahead_opened(uint64_t number);
+
+/* Read what is expected to be asked for next, if there is anything. Called without the lock. */
 void ahead_read(void);
 
 #endif

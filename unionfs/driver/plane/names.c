@@ -14,7 +14,6 @@
 #include "names.h"
 
 /* Bytes of a file that are given to the kernel with the reply that opens it. */
-enum { STORED_MOST = 1 << 17 };
 
 static enum verdict answer_with(const struct request *request, const void *data, size_t size)
 {
@@ -468,6 +467,8 @@ static enum verdict open_file(const struct request *request, struct scratch *scr
     /* If Python has adopted it in between, it is Python that closes it. */
     if (!reply_data(request->header->unique, &reply, sizeof(reply)) && handles_closed((uint64_t)fd))
         close(fd);
+    if (!upper)
+        ahead_opened(number);
     return ANSWERED;
 }
 
@@ -550,20 +551,6 @@ static enum verdict get_attribute(const struct request *request, struct scratch 
 
 /* Listings */
 
-/* The first child after COOKIE. */
-static size_t seek_child(const struct directory *directory, uint64_t cookie)
-{
-    size_t low = 0, high = directory->count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (directory->children[middle]->cookie <= cookie)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
 /* Where the next entry of a listing goes. */
 struct listing {
     char *at;
@@ -625,7 +612,7 @@ static enum listed list_children(struct directory *directory, uint64_t offset,
     if (offset < 2 && next_entry(listing, "..", 2, node->above, 2, DT_DIR) == NULL)
         return NO_ROOM;
     /* The array may move, and grow, whenever the lock is given up. */
-    for (size_t at = seek_child(directory, offset); listed == LISTED && at < directory->count; at++)
+    for (size_t at = table_seek(directory, offset); listed == LISTED && at < directory->count; at++)
         if (!directory->children[at]->gone)
             listed = list_child(listing, directory->children[at], fds);
     return listed == UNKNOWN && listing->at != start ? NO_ROOM : listed;

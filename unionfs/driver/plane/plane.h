@@ -91,6 +91,9 @@ static inline enum verdict answer(const struct request *request, int error)
 /* Reply to UNIQUE with SIZE bytes; answers whether the kernel took it. */
 bool reply_data(uint64_t unique, const void *data, size_t size);
 
+/* Bytes of a file whose content the kernel is given before it asks for it. */
+enum { STORED_MOST = 1 << 17 };
+
 /* Give the kernel the first SIZE bytes of the content of NODE (FUSE_NOTIFY_STORE). */
 void notify_store(uint64_t node, const void *data, size_t size);
 

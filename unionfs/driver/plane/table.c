@@ -289,6 +289,19 @@ static void put_in(struct child *child, struct directory *directory)
     names.used++;
 }
 
+size_t table_seek(const struct directory *directory, uint64_t cookie)
+{
+    size_t low = 0, high = directory->count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (directory->children[middle]->cookie <= cookie)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
 struct child *table_add_child(struct directory *directory, const char *name, size_t length)
 {
     struct child *child = make_room(directory) ? calloc(1, sizeof(*child) + length + 1) : NULL;

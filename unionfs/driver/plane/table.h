@@ -79,6 +79,7 @@ struct directory {
     bool impure;     /* it has the mark */
     bool listed;     /* to its end, by somebody */
     size_t ahead;    /* where the next child is that may be read ahead */
+    uint64_t next_file; /* cookie of the file that is expected to be opened */
     int upper_fd;    /* O_PATH, -1 if it is not at hand */
     size_t keeping;  /* one more than its place among those whose sources are at hand; 0 for none */
     size_t source_count;
@@ -127,6 +128,9 @@ struct node *table_add(uint64_t number);
 void table_drop(struct node *node);
 
 struct child *table_child(const struct directory *directory, const char *name, size_t length);
+
+/* Where the first child after COOKIE is among those of DIRECTORY. */
+size_t table_seek(const struct directory *directory, uint64_t cookie);
 
 /* A new name, which is not there, or NULL without memory. */
 struct child *table_add_child(struct directory *directory, const char *name, size_t length);
