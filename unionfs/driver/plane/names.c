@@ -454,10 +454,9 @@ static enum verdict open_file(const struct request *request, struct scratch *scr
     if (plain) {
         handles_opened(number, in->flags, &reply);
         /* Under the lock, since nobody can change a file that is not adopted. */
-        if (content > 0 && !node->stored && !(reply.open_flags & FOPEN_PASSTHROUGH)) {
-            node->stored = true;
+        if (content > 0 && !node->stored && !(reply.open_flags & FOPEN_PASSTHROUGH))
             notify_store(number, scratch->memory, content);
-        }
+        node->stored = true; /* never while somebody waits for a page of it */
     }
     pthread_mutex_unlock(&table_lock);
     if (!plain) {

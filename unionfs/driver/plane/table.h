@@ -99,7 +99,7 @@ struct node {
     bool pinned;   /* a directory that Python knows as well */
     bool changing; /* only Python knows the attributes */
     bool upper;    /* the upper has it, so that the attributes are asked for there */
-    bool stored;   /* the kernel was given the content */
+    bool stored;   /* the kernel was given the content, or may ask for it */
     int fd;        /* O_PATH, of what has no name any more; else -1 */
     int layer;     /* which that is in */
 };
