@@ -24,7 +24,7 @@ from unionfs.layers.base import Layer
 from unionfs.layers.markers import Dialects
 from unionfs.layers.places import Place
 from unionfs.merge import Source
-from unionfs.mirror import PIN, Lack, Mirror, MirroredError, NoMirror, Whereabouts
+from unionfs.mirror import PIN, Lack, Mirror, MirroredError, Whereabouts
 from unionfs.model import NAME_MAX, Caller
 from unionfs.nodes import ROOT_NUMBER, Node, OpenFile
 from unionfs.tree import Status, Tree, open_source
@@ -99,7 +99,7 @@ class Filesystem:
         dialects: Dialects = Dialects.AUTO,
         mirror: Mirror | None = None,
     ) -> None:
-        self._mirror = mirror or NoMirror()
+        self._mirror = mirror or Mirror()
         self._tree = Tree(layers, upper, self._mirror)
         self._upper = upper
         self._nodes = self._tree.nodes

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from unionfs.layers.base import Layer
@@ -74,20 +74,20 @@ class Adopted(NamedTuple):
 _NOTHING: Final = Adopted(0, (), -1, 0)
 
 
-class Mirror(Protocol):
-    """Who answers in our place. Numbers are of nodes."""
+class Mirror:
+    """Who answers in our place. Numbers are of nodes.
+
+    This one answers nothing itself: it is for when nobody does, and for others to be made from.
+    """
 
     def layer(self, position: int, layer: Layer, space: int | None, *, upper: bool) -> None:
         """A layer, and what its inode numbers have above the 48th bit (None: it varies)."""
-        ...
 
     def space(self, descriptor: int) -> None:
         """*descriptor*, which stays open, is on the filesystem whose space statfs(2) tells."""
-        ...
 
     def upper(self, upper: Upper) -> None:
         """Where copies and whiteouts are made, and by what rules."""
-        ...
 
     def fill(self, directory: Node) -> Sequence[tuple[bytes, int]] | None:
         """Let the mirror know all names in a directory.
@@ -95,62 +95,57 @@ class Mirror(Protocol):
         Answers those that have to be told to it by ``put``, each with the position of the topmost
         layer that has it. None if it knows the directory already, or can't. Raises OSError.
         """
-        ...
+        return None
 
     def put(self, parent: Node, name: bytes, node: Node) -> None:
         """*node* is called *name* in *parent*."""
-        ...
 
     def describe(self, directory: Node, attributes: Attributes, links: int) -> None:
         """What a directory is like that only has to do with lower layers."""
-        ...
 
     def remove(self, parent: Node, name: bytes) -> None:
         """*parent* has *name* no more."""
-        ...
 
     def unknown(self, directory: Node) -> Sequence[tuple[bytes, int]]:
         """Names that have to be told to it, as ``fill`` answers them, each once."""
-        ...
+        return ()
 
     def raised(self, directory: Node) -> None:
         """A directory is in the upper from now on."""
-        ...
 
     def leave(self, directory: Node) -> None:
         """What is asked of a name in a directory, if it knows them, is ours to answer."""
-        ...
 
     def changes(self) -> Sequence[tuple[int, bytes, bool]]:
         """What it has changed since this was asked before, in directories that it knows.
 
         The number of the directory, the name, and whether it is there now.
         """
-        ...
+        return ()
 
     def refer(self, node: Node) -> bool:
         """The kernel gets a reference; answers whether the mirror counts it."""
-        ...
+        return False
 
     def forget(self, number: int, count: int) -> bool:
         """The kernel gives up references; answers whether the mirror counts them."""
-        ...
+        return False
 
     def has_names(self, directory: Node) -> bool | None:
         """Whether there is any name in a directory; None if the mirror does not know it."""
-        ...
+        return None
 
     def number(self, parent: Node, name: bytes) -> int:
         """The number of a plain node that the kernel was told of; 0 if that is none."""
-        ...
+        return 0
 
     def where(self, number: int) -> Whereabouts | None:
         """Where a plain node is; None if the number is no plain node's."""
-        ...
+        return None
 
     def unproven(self, number: int) -> Whereabouts | None:
         """Where a plain file is that the mirror can't open before we have looked at its content."""
-        ...
+        return None
 
     def proven(self, number: int, place: Whereabouts, directory: Source) -> bool:
         """Look at the content of such a file, at once if it was not opened in a thread before.
@@ -158,80 +153,8 @@ class Mirror(Protocol):
         directory: the source, of its directory, that has it. Answers whether the mirror can open it
         now, and could not before. Raises OSError.
         """
-        ...
+        return False
 
     def adopt(self, number: int) -> Adopted:
         """A plain node is ours from now on, with all that is open for it."""
-        ...
-
-
-class NoMirror:
-    """Nobody answers in our place."""
-
-    def layer(self, position: int, layer: Layer, space: int | None, *, upper: bool) -> None:
-        """Nothing."""
-
-    def space(self, descriptor: int) -> None:
-        """Nothing."""
-
-    def upper(self, upper: Upper) -> None:
-        """Nothing."""
-
-    def fill(self, directory: Node) -> Sequence[tuple[bytes, int]] | None:
-        """No."""
-        return None
-
-    def put(self, parent: Node, name: bytes, node: Node) -> None:
-        """Nothing."""
-
-    def describe(self, directory: Node, attributes: Attributes, links: int) -> None:
-        """Nothing."""
-
-    def remove(self, parent: Node, name: bytes) -> None:
-        """Nothing."""
-
-    def unknown(self, directory: Node) -> Sequence[tuple[bytes, int]]:
-        """None."""
-        return ()
-
-    def raised(self, directory: Node) -> None:
-        """Nothing."""
-
-    def leave(self, directory: Node) -> None:
-        """Nothing."""
-
-    def changes(self) -> Sequence[tuple[int, bytes, bool]]:
-        """None."""
-        return ()
-
-    def refer(self, node: Node) -> bool:
-        """No."""
-        return False
-
-    def forget(self, number: int, count: int) -> bool:
-        """No."""
-        return False
-
-    def has_names(self, directory: Node) -> bool | None:
-        """Nobody knows."""
-        return None
-
-    def number(self, parent: Node, name: bytes) -> int:
-        """None."""
-        return 0
-
-    def where(self, number: int) -> Whereabouts | None:
-        """Nowhere."""
-        return None
-
-    def unproven(self, number: int) -> Whereabouts | None:
-        """None is."""
-        return None
-
-    def proven(self, number: int, place: Whereabouts, directory: Source) -> bool:
-        """It can't."""
-        return False
-
-    def adopt(self, number: int) -> Adopted:
-        """There is none."""
         return _NOTHING

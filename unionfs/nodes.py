@@ -15,7 +15,7 @@ import xxhash
 
 from unionfs.layers.base import Layer
 from unionfs.merge import Source, described
-from unionfs.mirror import Mirror, NoMirror
+from unionfs.mirror import Mirror
 from unionfs.model import Attributes
 
 ROOT_NUMBER: Final = 1
@@ -209,7 +209,7 @@ class Nodes:
     def __init__(self, mirror: Mirror | None = None) -> None:
         self._nodes: dict[int, Node] = {}
         self._files: dict[Identity, Node] = {}
-        self._mirror = mirror or NoMirror()
+        self._mirror = mirror or Mirror()
         self.open_files: Final[dict[int, OpenFile]] = {}
         """By their descriptors."""
 

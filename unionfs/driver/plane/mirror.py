@@ -17,7 +17,7 @@ from unionfs.layers import places
 from unionfs.layers.base import Catalogue, Catalogued, Layer
 from unionfs.layers.directory import DirectoryLayer
 from unionfs.merge import Source
-from unionfs.mirror import Adopted, Whereabouts
+from unionfs.mirror import Adopted, Mirror, Whereabouts
 from unionfs.model import Attributes, Entry, PackedAttributes
 from unionfs.nodes import INODE_BITS, Node
 from unionfs.upper import Upper
@@ -35,7 +35,7 @@ _WHITEOUT: Final = 14  # DT_WHT
 _ToldName = tuple[bytes, int, bool, bool, bytes, bytes | None]
 
 
-class PlaneMirror:
+class PlaneMirror(Mirror):
     """What the plane is told. It knows nothing until ``started`` is set: then it can answer."""
 
     def __init__(self) -> None:
