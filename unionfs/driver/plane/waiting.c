@@ -77,18 +77,9 @@ static void stand_by(void)
         syscall(SYS_futex, &resigned, FUTEX_WAIT_PRIVATE, before, &patience, NULL, 0);
 }
 
-/* Nothing is there: do what can be done before, look again for a while, then sleep. */
-static void look(struct waiting *waiting)
+/* Since START nothing was there. */
+static void sleep_now(struct waiting *waiting, int64_t start)
 {
-    ahead_read();
-    int64_t start = now();
-    bool readable = false;
-    while (waiting->hope > 0 && !readable && now() - start < LOOK_NANOSECONDS)
-        readable = wait_readable(0);
-    if (readable) {
-        waiting->hope = LOOKS_IN_VAIN;
-        return;
-    }
     waiting_resign(waiting);
     if (waiting->hope > 0)
         waiting->hope--;
@@ -108,15 +99,33 @@ static bool takes_long(const char *bytes, size_t size)
     return (header->opcode == FUSE_READ || header->opcode == FUSE_WRITE) && in->size >= LONG_BYTES;
 }
 
+/* Nothing is there: do what can be done before, look again for a while, then sleep. */
+static ssize_t look(struct waiting *waiting, char *bytes)
+{
+    ahead_read();
+    int64_t start = now();
+    while (waiting->hope > 0 && now() - start < LOOK_NANOSECONDS) {
+        ssize_t size = read(device_fd, bytes, bytes_most);
+        if (size >= 0 || errno != EAGAIN) {
+            waiting->hope = LOOKS_IN_VAIN;
+            return size;
+        }
+    }
+    sleep_now(waiting, start);
+    return read(device_fd, bytes, bytes_most);
+}
+
 ssize_t waiting_receive(struct waiting *waiting, char *bytes)
 {
-    ssize_t size;
-    while ((size = read(device_fd, bytes, bytes_most)) < 0 && errno == EAGAIN) {
+    ssize_t size = read(device_fd, bytes, bytes_most);
+    while (size < 0 && errno == EAGAIN) {
         waiting->queued = 0;
-        if (lead(waiting))
-            look(waiting);
-        else
+        if (lead(waiting)) {
+            size = look(waiting, bytes);
+        } else {
             stand_by();
+            size = read(device_fd, bytes, bytes_most);
+        }
     }
     if (waiting->leads
         && (waiting->queued++ >= QUEUED_MOST || (size > 0 && takes_long(bytes, (size_t)size))))
