@@ -229,8 +229,12 @@ class Stand:
         return self.run("chroot", self.root, *command)
 
     def settle(self) -> None:
-        """Write what is not on disk yet, so that it is not written while something is timed."""
+        """Write what is not on disk yet, so that it is not written while something is timed.
+
+        That of the program before, too, whose file system was a file where ours is one.
+        """
         linux.syncfs(self.home)
+        linux.syncfs(self.workshop.scratch)
 
     @property
     def has_daemon(self) -> bool:
