@@ -1,7 +1,6 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <stdatomic.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "ahead.h"
@@ -104,11 +103,7 @@ void ahead_opened(uint64_t number)
 static void read_file(uint64_t number)
 {
     static char content[STORED_MOST]; /* only the leader reads ahead */
-    struct place place;
-    if (!nodes_find_place(number, S_IFREG, &place))
-        return;
-    int fd = nodes_open_place(&place, number);
-    nodes_leave_place(&place);
+    int fd = nodes_open_lower(number);
     if (fd < 0)
         return;
     ssize_t size = read(fd, content, sizeof(content));

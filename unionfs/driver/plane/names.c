@@ -403,17 +403,6 @@ static size_t read_first(uint64_t number, int fd, struct scratch *scratch)
     return got < 0 ? 0 : (size_t)got;
 }
 
-/* A descriptor of lower file NUMBER, -1 if Python has to open it. */
-static int open_lower(uint64_t number)
-{
-    struct place place;
-    if (!nodes_find_place(number, S_IFREG, &place))
-        return -1;
-    int fd = nodes_open_place(&place, number);
-    nodes_leave_place(&place);
-    return fd;
-}
-
 /* A descriptor, opened with FLAGS, of what lower file NUMBER is copied up to; -1 as copyup_file. */
 static int open_copy(uint64_t number, int flags)
 {
@@ -436,7 +425,7 @@ static enum verdict open_file(const struct request *request, struct scratch *scr
     /* What a truncation takes from the mode depends on who asks: that is Python's. */
     if (in->flags & O_TRUNC && request->header->uid != 0)
         return FORWARD;
-    int fd = reads ? open_lower(number) : -1;
+    int fd = reads ? nodes_open_lower(number) : -1;
     bool upper = fd < 0;
     if (upper)
         fd = nodes_open_upper(number, flags);

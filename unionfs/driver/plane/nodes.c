@@ -54,6 +54,16 @@ int nodes_open_place(const struct place *place, uint64_t number)
     return layers_content(place->source.layer, place->text, place->attributes.size);
 }
 
+int nodes_open_lower(uint64_t number)
+{
+    struct place place;
+    if (!nodes_find_place(number, S_IFREG, &place))
+        return -1;
+    int fd = nodes_open_place(&place, number);
+    nodes_leave_place(&place);
+    return fd;
+}
+
 /* What was told of plain node NUMBER of a lower layer. Under the lock. */
 static struct told_name *told_node(uint64_t number)
 {

@@ -31,6 +31,9 @@ void nodes_leave_place(struct place *place);
 /* A descriptor for reading regular file NUMBER at PLACE; -1 if Python has to open it. */
 int nodes_open_place(const struct place *place, uint64_t number);
 
+/* The same of one whose place nobody has found yet. Called without the lock. */
+int nodes_open_lower(uint64_t number);
+
 /* Whether NUMBER is such a node, and known to have no extended attributes. */
 bool nodes_is_bare(uint64_t number);
 
