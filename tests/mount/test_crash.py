@@ -18,14 +18,12 @@ import pytest
 
 from tests.mount.crash_cases import CASES
 from tests.mount.crashes import Crashes, Progress
-from tests.support import driver
+from tests.support import driver, linux
 from tests.support.filesystems import FileSystems
 from tests.support.injector import Call
 from tests.support.launcher import Launcher
 
 _CALLS = 3  # of each operation, times --campaign
-# Where another test has the kernel drop its caches, it asks once more for what it had.
-_ATTEMPTS = 3
 _DEAD = (errno.ENOTCONN, errno.ECONNABORTED)
 
 
@@ -66,10 +64,8 @@ def kill_before(crashes: Crashes, number: int) -> tuple[Progress, list[str]]:
 def kill_and_look(crashes: Crashes, calls: list[Call], number: int) -> None:
     """Kill the daemon before the call of this number, and look at what is there then."""
     expected = [call.name for call in calls[: number + 1]]
-    for _ in range(_ATTEMPTS):
+    with linux.caches_kept():
         progress, came = kill_before(crashes, number)
-        if came == expected:
-            break
     assert came == expected, "the call was not reached"
     progress.synced = progress.done
     crashes.look(progress, calls[number:])
@@ -92,7 +88,8 @@ def test_what_was_or_what_was_to_be(
 ) -> None:
     place = filesystems.tmpfs()
     crashes = Crashes(launcher, CASES[name], place, place)
-    calls = recorded(crashes)
+    with linux.caches_kept():
+        calls = recorded(crashes)
     points = chosen(calls, _CALLS * campaign, name)
     for number in points:
         kill_and_look(crashes, calls, number)

@@ -1,8 +1,7 @@
 """How many requests an operation costs: what the kernel remembers it doesn't ask again."""
 
-import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,17 +17,15 @@ LAYER: Tree = {
     "dir": {"below": "deep"},
     "link": Symlink("file"),
 }
-_ATTEMPTS = 400
 
 
 @pytest.fixture
 def mount(union: Mounts[UnionMount]) -> UnionMount:
-    # Names of their own for each attempt, and some that show whether the caches were dropped.
+    # Names of its own for each operation.
     layer = {
         **LAYER,
-        **{f"canary{number}": "" for number in range(_ATTEMPTS)},
-        **{f"lower{number}": "content" for number in range(_ATTEMPTS)},
-        **{f"empty{number}": {} for number in range(_ATTEMPTS)},
+        **{f"lower{number}": "content" for number in range(len(_COSTS))},
+        **{f"empty{number}": {} for number in range(len(_COSTS))},
     }
     mount = union(layer, {"d": {"top": "content"}}, options=["debug"])
     mount.wait_for_python()
@@ -37,26 +34,19 @@ def mount(union: Mounts[UnionMount]) -> UnionMount:
     return mount
 
 
-def _undisturbed(
+def _requests(
     mount: UnionMount,
     prepare: Callable[[Path, int], object],
     act: Callable[[Path, int], object],
-    attempts: Iterator[int],
+    number: int,
 ) -> dict[str, int]:
-    """Requests of `act`, measured again when anybody on this machine dropped the caches."""
-    for attempt in itertools.islice(attempts, 20):
-        canary = mount / f"canary{attempt}"
-        canary.stat()
-        prepare(mount.path, attempt)
-        # Making or removing a name has the kernel ask once more for the directory's attributes.
-        mount.path.stat()
-        with mount.requests() as count:
-            act(mount.path, attempt)
-        with mount.requests() as lost:
-            canary.stat()
-        if "LOOKUP" not in lost:
-            return dict(count)
-    raise AssertionError("the caches were dropped each time")
+    """Requests of `act`."""
+    prepare(mount.path, number)
+    # Making or removing a name has the kernel ask once more for the directory's attributes.
+    mount.path.stat()
+    with mount.requests() as count:
+        act(mount.path, number)
+    return dict(count)
 
 
 def _read(path: Path) -> bytes:
@@ -69,38 +59,38 @@ def _write(path: Path, content: bytes, flags: int = os.O_CREAT) -> None:
         os.write(descriptor, content)
 
 
-def _append_ten_times(root: Path, attempt: int) -> None:
-    with linux.opened(root / f"made{attempt}", os.O_WRONLY | os.O_APPEND) as descriptor:
+def _append_ten_times(root: Path, number: int) -> None:
+    with linux.opened(root / f"made{number}", os.O_WRONLY | os.O_APPEND) as descriptor:
         for _ in range(10):
             os.write(descriptor, b"more")
 
 
-def _nothing(root: Path, attempt: int) -> None:
+def _nothing(root: Path, number: int) -> None:
     pass
 
 
-def _walk(root: Path, attempt: int) -> None:
+def _walk(root: Path, number: int) -> None:
     for entry in os.scandir(root / "d"):
         entry.stat(follow_symlinks=False)
 
 
-def _made(root: Path, attempt: int) -> None:
-    _write(root / f"made{attempt}", b"content")
+def _made(root: Path, number: int) -> None:
+    _write(root / f"made{number}", b"content")
 
 
-def _looked_at(root: Path, attempt: int) -> None:
-    for name in ("file", "big", "dir", "d", f"lower{attempt}", f"empty{attempt}"):
+def _looked_at(root: Path, number: int) -> None:
+    for name in ("file", "big", "dir", "d", f"lower{number}", f"empty{number}"):
         (root / name).stat()
 
 
-def _found_absent(root: Path, attempt: int) -> None:
-    assert not (root / f"none{attempt}").exists()
+def _found_absent(root: Path, number: int) -> None:
+    assert not (root / f"none{number}").exists()
 
 
-def _stats(root: Path, attempt: int) -> None:
+def _stats(root: Path, number: int) -> None:
     for _ in range(10):
         (root / "file").stat()
-        (root / f"lower{attempt}").stat()
+        (root / f"lower{number}").stat()
 
 
 _LISTING = {"OPENDIR": 1, "READDIRPLUS": 2, "RELEASEDIR": 1}
@@ -115,7 +105,7 @@ _COSTS: dict[
     "stat of what was looked at": (_looked_at, _stats, {}),
     "first look at a name": (
         _nothing,
-        lambda root, attempt: (root / f"lower{attempt}").stat(),
+        lambda root, number: (root / f"lower{number}").stat(),
         {"LOOKUP": 1},
     ),
     "first look at an absent name": (_nothing, _found_absent, {"LOOKUP": 1}),
@@ -123,28 +113,28 @@ _COSTS: dict[
     "listing and stat of 51 files": (_looked_at, _walk, _LISTING),
     "first listing": (
         _looked_at,
-        lambda root, attempt: os.listdir(root / f"empty{attempt}"),
+        lambda root, number: os.listdir(root / f"empty{number}"),
         _LISTING,
     ),
     "second listing": (
-        lambda root, attempt: os.listdir(root / f"empty{attempt}"),
-        lambda root, attempt: os.listdir(root / f"empty{attempt}"),
+        lambda root, number: os.listdir(root / f"empty{number}"),
+        lambda root, number: os.listdir(root / f"empty{number}"),
         # The first one was an access, whose time is asked for.
         {**_LISTING, "GETATTR": 1},
     ),
     "reading a small file": (
         _looked_at,
-        lambda root, attempt: _read(root / f"lower{attempt}"),
+        lambda root, number: _read(root / f"lower{number}"),
         {**_OPENING, "READ": 1},
     ),
     "reading a small file again": (
-        lambda root, attempt: _read(root / "file"),
-        lambda root, attempt: _read(root / "file"),
+        lambda root, number: _read(root / "file"),
+        lambda root, number: _read(root / "file"),
         _OPENING,
     ),
     "reading a link again": (
-        lambda root, attempt: os.readlink(root / "link"),
-        lambda root, attempt: os.readlink(root / "link"),
+        lambda root, number: os.readlink(root / "link"),
+        lambda root, number: os.readlink(root / "link"),
         {},
     ),
     "creating, writing and closing": (
@@ -155,47 +145,47 @@ _COSTS: dict[
     "appending ten times": (_made, _append_ten_times, {**_OPENING, "WRITE": 10}),
     "stat after creating and writing": (
         _made,
-        lambda root, attempt: (root / f"made{attempt}").stat(),
+        lambda root, number: (root / f"made{number}").stat(),
         {"GETATTR": 1},
     ),
     "writing a file of a layer": (
         _looked_at,
-        lambda root, attempt: _write(root / f"lower{attempt}", b"changed", 0),
+        lambda root, number: _write(root / f"lower{number}", b"changed", 0),
         {**_OPENING, **_WRITING},
     ),
     "removing": (
         _looked_at,
-        lambda root, attempt: (root / f"lower{attempt}").unlink(),
+        lambda root, number: (root / f"lower{number}").unlink(),
         {"UNLINK": 1},
     ),
     "removing a directory": (
         _looked_at,
-        lambda root, attempt: (root / f"empty{attempt}").rmdir(),
+        lambda root, number: (root / f"empty{number}").rmdir(),
         {"RMDIR": 1},
     ),
     "first look at what was removed": (
-        lambda root, attempt: (root / f"lower{attempt}").unlink(),
-        lambda root, attempt: (root / f"lower{attempt}").exists(),
+        lambda root, number: (root / f"lower{number}").unlink(),
+        lambda root, number: (root / f"lower{number}").exists(),
         {"LOOKUP": 1},
     ),
     "renaming": (
         _looked_at,
-        lambda root, attempt: os.rename(root / f"lower{attempt}", root / f"renamed{attempt}"),
+        lambda root, number: os.rename(root / f"lower{number}", root / f"renamed{number}"),
         {"LOOKUP": 1, "RENAME": 1},
     ),
     "making a directory": (
         _nothing,
-        lambda root, attempt: (root / f"new{attempt}").mkdir(),
+        lambda root, number: (root / f"new{number}").mkdir(),
         {"LOOKUP": 1, "MKDIR": 1},
     ),
     "chmod": (
         _looked_at,
-        lambda root, attempt: (root / f"lower{attempt}").chmod(0o600),
+        lambda root, number: (root / f"lower{number}").chmod(0o600),
         {"SETATTR": 1},
     ),
     "stat after chmod": (
-        lambda root, attempt: (root / f"lower{attempt}").chmod(0o600),
-        lambda root, attempt: (root / f"lower{attempt}").stat(),
+        lambda root, number: (root / f"lower{number}").chmod(0o600),
+        lambda root, number: (root / f"lower{number}").stat(),
         {},
     ),
 }
@@ -216,13 +206,13 @@ _COSTS_WITH_THE_PLANE = {
 
 
 def test_requests_of_common_operations(mount: UnionMount) -> None:
-    attempts = itertools.count()
     expected = {operation: cost for operation, (_, _, cost) in _COSTS.items()}
     if driver.chosen == "native":
         expected |= _COSTS_WITH_THE_PLANE
-    os.listdir(mount / "dir")  # the kernel learns who opens directories
-    measured = {
-        operation: _undisturbed(mount, prepare, act, attempts)
-        for operation, (prepare, act, _) in _COSTS.items()
-    }
+    with linux.caches_kept():
+        os.listdir(mount / "dir")  # the kernel learns who opens directories
+        measured = {
+            operation: _requests(mount, prepare, act, number)
+            for number, (operation, (prepare, act, _)) in enumerate(_COSTS.items())
+        }
     assert measured == expected

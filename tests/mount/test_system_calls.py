@@ -26,8 +26,6 @@ _LEFT_OUT = frozenset(
 )
 _CALL = re.compile(r"^(\d+) +(\w+)\(", re.MULTILINE)
 _STRACE = ("strace", "-f", "-qq", "-e", "trace=%file,%desc", "-o")
-# Another test may have had the kernel drop its caches, ours too.
-_ATTEMPTS = 5
 _BETWEEN = "fstatfs"  # each comes before an operation, and after it
 
 
@@ -123,13 +121,11 @@ def _check(operations: _Operations, place: Path, measure: Callable[[Path], None]
     """What *measure* writes down ends with the operations, and they cost what they are to cost."""
     native = driver.chosen == "native"
     expected = {name: plane if native else stock for name, (_, stock, plane) in operations.items()}
-    for attempt in range(_ATTEMPTS):
-        said = place / f"calls{attempt}"
+    said = place / "calls"
+    with linux.caches_kept():
         measure(said)
-        costs = _segments(said.read_text())[-len(operations) - 1 : -1]
-        measured = {name: cost.total() for name, cost in zip(operations, costs, strict=True)}
-        if measured == expected:
-            break
+    costs = _segments(said.read_text())[-len(operations) - 1 : -1]
+    measured = {name: cost.total() for name, cost in zip(operations, costs, strict=True)}
     assert measured == expected, costs
 
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import fcntl
 import os
 import select
 import struct
@@ -24,6 +25,7 @@ _CLONE_NEWNS = 0x00020000
 _IN_CHANGES = 0x100 | 0x80 | 0x2  # created, moved here, written
 IN_OPEN = 0x20
 IN_ACCESS = 0x1
+_DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 UTIME_OMIT = (1 << 30) - 2
 UTIME_NOW = (1 << 30) - 1
 XATTR_CREATE, XATTR_REPLACE = 1, 2
@@ -208,9 +210,19 @@ def data_extents(path: Path) -> list[tuple[int, int]]:
 
 def drop_caches(*, pages: bool) -> None:
     """Have the kernel forget every name and inode that nobody uses, and perhaps every page."""
-    # Entries in use since the last look survive the first pass.
-    for _ in range(2):
-        Path("/proc/sys/vm/drop_caches").write_text("3" if pages else "2")
+    with opened(_DROP_CACHES, os.O_WRONLY) as switch:
+        fcntl.flock(switch, fcntl.LOCK_EX)
+        # Entries in use since the last look survive the first pass.
+        for _ in range(2):
+            os.pwrite(switch, b"3" if pages else b"2", 0)
+
+
+@contextmanager
+def caches_kept() -> Iterator[None]:
+    """No other test has the kernel drop its caches meanwhile; who holds this can't, either."""
+    with opened(_DROP_CACHES, os.O_WRONLY) as switch:
+        fcntl.flock(switch, fcntl.LOCK_SH)
+        yield
 
 
 @contextmanager
