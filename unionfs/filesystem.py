@@ -19,14 +19,16 @@ from typing import Final, NamedTuple
 
 from unionfs import syscalls
 from unionfs.flags import APPEND, IMMUTABLE, PROTECTING, Call
+from unionfs.handover import Handover
 from unionfs.layers import markers, places
 from unionfs.layers.base import Layer
 from unionfs.layers.markers import Dialects
 from unionfs.layers.places import Place
-from unionfs.merge import Source
-from unionfs.mirror import PIN, Lack, Mirror, MirroredError, Whereabouts
+from unionfs.mirror import PIN, Lack, Mirror, MirroredError
 from unionfs.model import NAME_MAX, Caller
 from unionfs.nodes import ROOT_NUMBER, Node, OpenFile
+from unionfs.raising import Raising
+from unionfs.renaming import Renaming, Spot
 from unionfs.tree import Status, Tree, open_source
 from unionfs.upper import Upper
 from unionfs.waiting import in_thread
@@ -64,25 +66,6 @@ class Changes(NamedTuple):
     ends_privileges: bool = False
 
 
-class _Spot(NamedTuple):
-    """A name in a directory."""
-
-    parent: Node
-    name: bytes
-
-
-class _Unproven(NamedTuple):
-    """A file whose content the mirror can't open yet: where it is, and the source that it is."""
-
-    place: Whereabouts
-    directory: Source
-    source: Source
-
-    @property
-    def is_slow(self) -> bool:
-        return self.source.layer.opens_slowly(self.source.entry)
-
-
 class Filesystem:
     """The union of *layers* (base first) under *upper*, or read-only without one.
 
@@ -101,6 +84,9 @@ class Filesystem:
     ) -> None:
         self._mirror = mirror or Mirror()
         self._tree = Tree(layers, upper, self._mirror)
+        self._raising = Raising(self._tree)
+        self._renaming = Renaming(self._tree, self._raising)
+        self._handover = Handover(self._tree, self._raising, self._mirror)
         self._upper = upper
         self._nodes = self._tree.nodes
         self._reserve_markers = dialects is Dialects.AUTO
@@ -126,7 +112,7 @@ class Filesystem:
         """Let the mirror answer for the root before anybody asks for it, if it can."""
         # Whoever asks is told what is wrong.
         with contextlib.suppress(OSError):
-            root = self._node(ROOT_NUMBER)
+            root = self._tree.node(ROOT_NUMBER)
             if self._tree.mirrored(root):
                 self._tree.describe(root)
 
@@ -140,18 +126,18 @@ class Filesystem:
             self.catch_up()
             match lack:
                 case Lack.NAMES:
-                    return self._tree.mirrored(self._node(number))
+                    self._handover.names(self._tree.node(number))
                 case Lack.LISTING:
-                    node = self._node(number)
-                    return self._tree.mirrored(node) or self._tree.told_unknown(node)
+                    self._handover.listing(self._tree.node(number))
                 case Lack.PARENT:
                     self._name_to_make(number, name)
                 case Lack.AROUND:
-                    self._raise_directory_of(number, name)
-                case Lack.UPPER | Lack.CONTENT:
-                    if lack is Lack.UPPER:
-                        self._raise_directory_above(number)
-                    return self._prove_at_once(number)
+                    self._handover.directory_with(number, name)
+                case Lack.UPPER:
+                    self._handover.directory_of(number)
+                    self._handover.content_at_once(number)
+                case Lack.CONTENT:
+                    self._handover.content_at_once(number)
         except MirroredError:
             return True
         except Exception:
@@ -168,9 +154,8 @@ class Filesystem:
     def lookup(self, parent: int, name: bytes) -> Node:
         """The node called *name*, one more reference on it for the kernel."""
         _check_name(name)
-        directory = self._node(parent)
-        if self._tree.mirrored(directory):
-            raise MirroredError
+        directory = self._tree.node(parent)
+        self._handover.names(directory)
         return self._known(self._tree.lookup(directory, name))
 
     def forget(self, number: int, count: int) -> None:
@@ -186,9 +171,9 @@ class Filesystem:
         self, parent: int, name: bytes, mode: int, flags: int, caller: Caller
     ) -> tuple[OpenFile, Node]:
         """Make and open a regular file; the kernel has a reference on it."""
-        directory, place = self._name_to_make(parent, name)
+        directory = self._name_to_make(parent, name)
         access = flags & ~_NOT_PASSED_ON
-        descriptor = self._tree.upper.create(place, name, mode, access, caller)
+        descriptor = self._tree.upper.create(directory.place, name, mode, access, caller)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         return self._made_open(descriptor, writable, lambda: self._tree.made(directory, name))
 
@@ -200,69 +185,55 @@ class Filesystem:
         ``link`` may give it one; else it is gone when it is closed.
         Raises OSError; EOPNOTSUPP where the upper's filesystem has none.
         """
-        directory = self._node(parent)
+        directory = self._tree.node(parent)
         if directory.removed:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         self._check(directory, IMMUTABLE)
-        self._tree.raise_directory(directory)
+        self._raising.raise_directory(directory)
         access = flags & ~_NOT_PASSED_ON
-        place = _upper_place(directory)
-        descriptor = self._tree.upper.create_unnamed(place, mode, access, caller)
+        descriptor = self._tree.upper.create_unnamed(directory.place, mode, access, caller)
         return self._made_open(descriptor, True, lambda: self._tree.made_unnamed(descriptor))
 
     def mknod(self, parent: int, name: bytes, mode: int, device: int, caller: Caller) -> Node:
         """Make a file, device, socket or FIFO."""
-        directory, place = self._name_to_make(parent, name)
-        self._tree.upper.make_node(place, name, mode, device, caller)
+        directory = self._name_to_make(parent, name)
+        self._tree.upper.make_node(directory.place, name, mode, device, caller)
         return self._known(self._tree.made(directory, name))
 
     def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Node:
         """Make a directory."""
-        directory, place = self._name_to_make(parent, name)
-        self._tree.upper.make_directory(place, name, mode, caller)
+        directory = self._name_to_make(parent, name)
+        self._tree.upper.make_directory(directory.place, name, mode, caller)
         return self._known(self._tree.made(directory, name))
 
     def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Node:
         """Make a symbolic link."""
-        directory, place = self._name_to_make(parent, name)
-        self._tree.upper.make_symlink(place, name, target, caller)
+        directory = self._name_to_make(parent, name)
+        self._tree.upper.make_symlink(directory.place, name, target, caller)
         return self._known(self._tree.made(directory, name))
 
     async def link(self, number: int, parent: int, name: bytes) -> Node:
         """Give a node, not a directory, another name."""
-        node = self._node(number)
+        node = self._tree.node(number)
         self._check_new_name(name)
         self._check(node)
-        await self._tree.copy_up(node, content=False)
-        if node.names:
-            await self._keep_data(node, _Spot(*node.names[0][:2]), by_path=True)
-        directory, place = self._new_name(parent, name)
-        assert node.upper is not None
-        source: Place = node.upper.entry.handle
-        self._announce(node, directory)
-        if node.index_key is not None:
-            self._tree.upper.set_links_by_upper(source, node.links)
-        self._tree.upper.link(source, place, name)
-        if node.index_key is not None:
-            node.links += 1
-        if source.parent is None:
-            places.forget(source)
-            source.parent, source.name = place, name
-        self._nodes.add_name(node, directory, name, below=None)
+        await self._renaming.ready_to_link(node)
+        directory = self._new_name(parent, name)
+        self._renaming.link(node, Spot(directory, name))
         return self._known(node)
 
     async def unlink(self, parent: int, name: bytes) -> None:
         """Take a name, not a directory's, away."""
-        await self._raise_around(parent, name, content=False)
+        await self._handover.change_name(parent, name, content=False)
         directory, node = self._old_name(parent, name)
         if node.is_directory:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        await self._tree.keep_links(node, directory, name)
-        self._tree.raise_directory(directory)
+        await self._raising.keep_links(node, directory, name)
+        self._raising.raise_directory(directory)
         covers = self._tree.shows_below(directory, name)
         present = node.has_name(directory, name).in_upper
         with self._tree.losing_name(node, directory, name):
-            self._tree.upper.remove(_upper_place(directory), name, present=present, covers=covers)
+            self._tree.upper.remove(directory.place, name, present=present, covers=covers)
         self._tree.release(node)
 
     def rmdir(self, parent: int, name: bytes) -> None:
@@ -270,11 +241,9 @@ class Filesystem:
         directory, node = self._old_name(parent, name)
         if not self._tree.is_empty(node):
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
-        self._tree.raise_directory(directory)
+        self._raising.raise_directory(directory)
         covers = self._tree.shows_below(directory, name)
-        place = Place(_upper_place(directory), name)
-        if node.upper is not None:
-            place = node.upper.entry.handle
+        place = Place(directory.place, name) if node.upper is None else node.place
         self._tree.upper.remove_directory(place, present=node.upper is not None, covers=covers)
         self._nodes.drop_name(node, directory, name)
         self._tree.release(node)
@@ -286,11 +255,11 @@ class Filesystem:
         if flags & ~(syscalls.RENAME_NOREPLACE | syscalls.RENAME_EXCHANGE):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         if not flags & syscalls.RENAME_EXCHANGE:
-            await self._raise_around(old_parent, old_name)
+            await self._handover.change_name(old_parent, old_name, content=True)
         source, node = self._old_name(old_parent, old_name)
         self._check_new_name(new_name)
-        target = self._node(new_parent)
-        old, new = _Spot(source, old_name), _Spot(target, new_name)
+        target = self._tree.node(new_parent)
+        old, new = Spot(source, old_name), Spot(target, new_name)
         replaced = self._find(target, new_name)
         if replaced is None:
             self._check(target, IMMUTABLE)
@@ -300,150 +269,17 @@ class Filesystem:
         if flags & syscalls.RENAME_EXCHANGE:
             if replaced is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-            await self._exchange(node, old, replaced, new)
+            await self._renaming.exchange(node, old, replaced, new)
         elif replaced is not None and flags & syscalls.RENAME_NOREPLACE:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         elif replaced is not node:
-            await self._move(node, old, new, replaced)
-
-    async def _move(self, node: Node, old: _Spot, new: _Spot, replaced: Node | None) -> None:
-        tree, upper = self._tree, self._tree.upper
-        if replaced is not None and replaced.is_directory and not tree.is_empty(replaced):
-            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
-        await self._ready_to_move(node, old, new.parent)
-        if replaced is not None:
-            await tree.keep_links(replaced, *new)
-        tree.raise_directory(new.parent)
-        covers = tree.shows_below(*old)
-        target = _upper_place(new.parent)
-        upper.settle(target, new.name)
-        if node.is_directory:
-            self._keep_content(node, old, new.parent)
-        if old.parent is not new.parent:
-            self._announce(node, new.parent)
-        place = _place_of_name(node, old)
-
-        def move() -> None:
-            upper.move(place, target, new.name, directory=node.is_directory, covers=covers)
-
-        if replaced is None:
-            move()
-        elif replaced.is_directory:
-            self._replace_directory(replaced, new, move)
-        else:
-            with tree.losing_name(replaced, *new):
-                move()
-        self._nodes.drop_name(node, *old)
-        self._nodes.add_name(node, *new, below=None)
-        if replaced is not None:
-            tree.release(replaced)
-
-    async def _exchange(self, one: Node, old: _Spot, other: Node, new: _Spot) -> None:
-        await self._ready_to_move(one, old, new.parent)
-        await self._ready_to_move(other, new, old.parent)
-        if one.is_directory:
-            self._keep_content(one, old, new.parent)
-        if other.is_directory:
-            self._keep_content(other, new, old.parent)
-        if old.parent is not new.parent:
-            self._announce(one, new.parent)
-            self._announce(other, old.parent)
-        for spot in (old, new):
-            self._tree.upper.settle(_upper_place(spot.parent), spot.name)
-        self._tree.upper.exchange(_place_of_name(one, old), _place_of_name(other, new))
-        self._nodes.drop_name(one, *old)
-        self._nodes.drop_name(other, *new)
-        self._nodes.add_name(one, *new, below=None)
-        self._nodes.add_name(other, *old, below=None)
-
-    async def _ready_to_move(self, node: Node, spot: _Spot, target: Node) -> None:
-        """The upper has the node, under this very name, and it may get another in *target*."""
-        await self._tree.copy_up(node, content=False)
-        await self._tree.keep_links(node, *spot)
-        if node.is_directory:
-            return
-        if not node.has_name(*spot).in_upper:
-            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-        by_path = spot.parent is not target or node.index_key is not None
-        await self._keep_data(node, spot, by_path=by_path)
-
-    async def _keep_data(self, node: Node, spot: _Spot, *, by_path: bool) -> None:
-        """Before a file that is called *spot* is called otherwise: its content is found as it was.
-
-        A metacopy gets a redirect. by_path: the name alone would not do, since a name in another
-        directory is to lead there too (as overlayfs, ovl_need_absolute_redirect).
-        """
-        if self._tree.has_content(node):
-            return
-        assert node.upper is not None
-        entry, upper = node.upper.entry, self._tree.upper
-        before = upper.layer.metacopy(entry)
-        redirect = before or spot.name
-        if by_path and not redirect.startswith(b"/"):
-            redirect = _path_below(spot.parent, redirect)
-        if redirect == before:
-            return
-        try:
-            upper.set_mark(entry.handle, markers.REDIRECT, redirect)
-        except OSError as error:
-            if not _is_too_long(error, redirect):
-                raise
-            await self._tree.copy_up(node)
-
-    def _keep_content(self, node: Node, old: _Spot, target: Node) -> None:
-        """Before a directory is called otherwise: what shows through it stays the same.
-
-        What merges into it is found by a redirect; what would merge into it there is hidden by
-        an opaque mark. At its old name either mark means what is there already.
-        """
-        assert node.upper is not None
-        entry, upper = node.upper.entry, self._tree.upper
-        if not node.lower:
-            if target.lower:
-                # Whatever made it opaque may be no mark of its own (a ``.wh.`` file beside it).
-                upper.set_mark(entry.handle, markers.OPAQUE, markers.OPAQUE_YES)
-                entry.opaque = True
-            return
-        redirect = entry.redirect or old.name
-        if old.parent is not target and not redirect.startswith(b"/"):
-            redirect = _path_below(old.parent, redirect)
-        if redirect == entry.redirect:
-            return
-        try:
-            upper.set_mark(entry.handle, markers.REDIRECT, redirect)
-        except OSError as error:
-            if _is_too_long(error, redirect):
-                # mv(1) copies instead.
-                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV)) from error
-            raise
-        entry.redirect = redirect
-
-    def _announce(self, node: Node, target: Node) -> None:
-        """Before an entry, which may have its inode number from below, comes into a directory where
-        it was not yet.
-        """
-        place = _upper_place(target)
-        assert node.upper is not None
-        if place.impure:
-            return
-        if node.lower or self._tree.upper.has_origin(node.upper.entry.handle):
-            self._tree.upper.mark_impure(place)
-
-    def _replace_directory(self, node: Node, spot: _Spot, move: Callable[[], None]) -> None:
-        if node.upper is None:
-            move()
-        else:
-            place: Place = node.upper.entry.handle
-            self._tree.upper.clear_whiteouts(place)
-            with places.outliving(place):
-                move()
-        self._nodes.drop_name(node, *spot)
+            await self._renaming.move(node, old, new, replaced)
 
     # Attributes
 
     def getattr(self, number: int) -> Node:
         """The node of a number."""
-        return self._node(number)
+        return self._tree.node(number)
 
     def status(self, node: Node) -> Status:
         """The attributes of a node."""
@@ -451,13 +287,11 @@ class Filesystem:
 
     async def setattr(self, number: int, changes: Changes, handle: int | None = None) -> Node:
         """Change attributes; handle: the open file it was asked through, if it was."""
-        await self._raise_above(number)
-        node = self._node(number)
+        await self._handover.change(number)
+        node = self._tree.node(number)
         self._check(node, self._forbidding(changes, handle))
-        await self._tree.copy_up(node, changes.size, content=changes.size is not None)
-        assert node.upper is not None
-        place: Place = node.upper.entry.handle
-        upper = self._tree.upper
+        await self._raising.copy_up(node, changes.size, content=changes.size is not None)
+        place, upper = node.place, self._tree.upper
         if changes.size is not None:
             self._truncate(node, changes.size, handle)
         if changes.ends_privileges:
@@ -514,7 +348,7 @@ class Filesystem:
 
     def readlink(self, number: int) -> bytes:
         """The target of a symbolic link."""
-        _, layer, entry = self._node(number).top
+        _, layer, entry = self._tree.node(number).top
         return layer.readlink(entry)
 
     def listxattr(self, number: int, *, privileged: bool) -> list[bytes]:
@@ -522,7 +356,7 @@ class Filesystem:
 
         Only the privileged are told of ``trusted.`` attributes (xattr(7)).
         """
-        _, layer, entry = self._node(number).top
+        _, layer, entry = self._tree.node(number).top
         names = layer.listxattr(entry)
         hidden = _TOLD if privileged else (_TOLD, b"trusted.")
         return [name for name in names if not name.startswith(hidden)]
@@ -533,7 +367,7 @@ class Filesystem:
         ``user.unionmount.layer`` tells which layer an entry is from: its digest, or its label if it
         has none, or ``upper``; ``user.unionmount.created_by`` what that layer was made by.
         """
-        node = self._node(number)
+        node = self._tree.node(number)
         if name.startswith(_TOLD):
             return _told(node, name)
         _, layer, entry = node.top
@@ -554,9 +388,8 @@ class Filesystem:
         with a change of the access ACL, as with one of the mode (acl(5), posix_acl_update_mode).
         """
         node = self._changeable(number, name)
-        await self._tree.copy_up(node, content=False)
-        assert node.upper is not None
-        place: Place = node.upper.entry.handle
+        await self._raising.copy_up(node, content=False)
+        place = node.place
         if name == _ACCESS_ACL and node.is_directory:
             self._tree.remember_names(node)
         places.setxattr(place, name, value)
@@ -577,9 +410,8 @@ class Filesystem:
                     # themselves may see it otherwise.
                     return
                 raise
-        await self._tree.copy_up(node, content=False)
-        assert node.upper is not None
-        places.removexattr(node.upper.entry.handle, name)
+        await self._raising.copy_up(node, content=False)
+        places.removexattr(node.place, name)
 
     def _changeable(self, number: int, name: bytes) -> Node:
         if markers.is_mark(name):
@@ -589,7 +421,7 @@ class Filesystem:
         if name.startswith(b"system.") and name not in _ACLS:
             # The kernel checks no permission for these, so that anybody could have files copied.
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-        node = self._node(number)
+        node = self._tree.node(number)
         self._check(node)
         return node
 
@@ -600,14 +432,14 @@ class Filesystem:
 
         Raises OSError: ENOTTY where its file system has no flags.
         """
-        node = self._node(number)
+        node = self._tree.node(number)
         _, layer, entry = node.top
         return call.with_protection(layer.flags(entry, call), self._tree.protection(node))
 
     async def set_flags(self, number: int, call: Call, value: bytes) -> None:
         """Do *call*, one that sets flags. Raises OSError: EOPNOTSUPP for what the upper has not."""
-        node = self._node(number)
-        await self._tree.copy_up(node)
+        node = self._tree.node(number)
+        await self._raising.copy_up(node)
         assert node.upper is not None
         own, protection = call.without_protection(value)
         self._tree.upper.set_flags(node.upper.entry, call, own)
@@ -622,14 +454,14 @@ class Filesystem:
         """
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if writable or flags & os.O_TRUNC:
-            await self._raise_above(number)
+            await self._handover.change(number)
         else:
-            await self._raise_proven(number)
-        node = self._node(number)
+            await self._handover.content(number)
+        node = self._tree.node(number)
         if writable or flags & os.O_TRUNC:
             appends = flags & os.O_APPEND and not flags & os.O_TRUNC
             self._check(node, IMMUTABLE if appends else PROTECTING)
-            await self._tree.copy_up(node, 0 if flags & os.O_TRUNC else None)
+            await self._raising.copy_up(node, 0 if flags & os.O_TRUNC else None)
             descriptor = self._tree.open_upper(node, flags & ~_NOT_PASSED_ON)
             mode = os.fstat(descriptor).st_mode if flags & os.O_TRUNC and not privileged else 0
             if _privileges(mode):
@@ -637,32 +469,6 @@ class Filesystem:
         else:
             descriptor = await self._open_to_read(node)
         return self._nodes.open(node, descriptor, writable=writable)
-
-    async def _raise_proven(self, number: int) -> None:
-        """Raise MirroredError if the mirror can open a file now, that it could not before."""
-        unproven = self._unproven(number)
-        if unproven is None:
-            return
-        if unproven.is_slow:
-            os.close(await open_source(unproven.source))
-        if self._mirror.proven(number, unproven.place, unproven.directory):
-            raise MirroredError
-
-    def _prove_at_once(self, number: int) -> bool:
-        """The same, if it takes no time; answers instead of raising."""
-        unproven = self._unproven(number)
-        if unproven is None or unproven.is_slow:
-            return False
-        return self._mirror.proven(number, unproven.place, unproven.directory)
-
-    def _unproven(self, number: int) -> _Unproven | None:
-        place = self._mirror.unproven(number)
-        if place is None:
-            return None
-        (position, *_) = place.positions
-        directory = self._tree.source(self._node(place.parent), position)
-        source = directory._replace(entry=place.entry(position, directory.entry))
-        return _Unproven(place, directory, source)
 
     async def _open_to_read(self, node: Node) -> int:
         source = self._tree.content(node)
@@ -688,7 +494,7 @@ class Filesystem:
         node = file.node
         if node.upper is None or self._tree.upper.volatile:
             return
-        if self._tree.has_content(node):
+        if self._raising.has_content(node):
             sync = os.fdatasync if datasync else os.fsync
             await in_thread(sync, file.descriptor)
         elif not datasync:
@@ -713,9 +519,8 @@ class Filesystem:
         A position means the same name as long as the directory is known, whatever changes
         meanwhile and whoever reads: nobody has to say when reading begins and ends.
         """
-        node = self._node(number)
-        if self._tree.mirrored(node) or self._tree.told_unknown(node):
-            raise MirroredError
+        node = self._tree.node(number)
+        self._handover.listing(node)
         names = self._listing(node) if start == 0 else self._listings.get(number, [])
         for at in range(max(0, start - _POSITIONS), len(names)):
             name, position = names[at], _POSITIONS + at + 1
@@ -751,13 +556,13 @@ class Filesystem:
 
     async def fsyncdir(self, number: int) -> None:
         """Bring a directory's names to the disk."""
-        node = self._node(number)
+        node = self._tree.node(number)
         if node.upper is None or self._tree.upper.volatile:
             return
         descriptor = os.open(
             b".",
             os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC,
-            dir_fd=places.directory(node.upper.entry.handle),
+            dir_fd=places.directory(node.place),
         )
         try:
             await in_thread(os.fsync, descriptor)
@@ -769,27 +574,6 @@ class Filesystem:
         return os.fstatvfs(self._tree.layers[-1].statfs())
 
     # Helpers
-
-    def _node(self, number: int) -> Node:
-        try:
-            return self._nodes[number]
-        except KeyError:
-            return self._adopted(number)
-
-    def _adopted(self, number: int) -> Node:
-        """The node of a number that only the mirror knows as yet."""
-        # With all that lies above it, which may be more than there is room for calls.
-        below: list[tuple[int, Whereabouts]] = []
-        while number not in self._nodes and (place := self._mirror.where(number)) is not None:
-            below.append((number, place))
-            number = place.parent
-        node = self._nodes[number] if number in self._nodes else self._tree.adopt_removed(number)
-        while node is not None and below:
-            number, place = below.pop()
-            node = self._tree.adopt(number, node, place)
-        if node is None:
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        return node
 
     def _check(self, node: Node, forbidding: int = PROTECTING) -> None:
         """Raise OSError, EPERM, if *node* has one of these of PROTECTING."""
@@ -832,70 +616,32 @@ class Filesystem:
     def _old_name(self, parent: int, name: bytes) -> tuple[Node, Node]:
         """A directory, and the node that *name* is there; it may be taken away."""
         _check_name(name)
-        directory = self._node(parent)
+        directory = self._tree.node(parent)
         node = self._tree.lookup(directory, name)
         self._check(directory)
         self._check(node)
         return directory, node
 
-    def _new_name(self, parent: int, name: bytes) -> tuple[Node, Place]:
-        """A directory, its place in the upper, and that *name* is free in it and allowed."""
+    def _new_name(self, parent: int, name: bytes) -> Node:
+        """A directory, which the upper has then, in which *name* is free and allowed."""
         self._check_new_name(name)
-        directory = self._node(parent)
+        directory = self._tree.node(parent)
         if self._find(directory, name) is not None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         self._check(directory, IMMUTABLE)
-        self._tree.raise_directory(directory)
-        return directory, _upper_place(directory)
+        self._raising.raise_directory(directory)
+        return directory
 
-    # What a mirror does itself, once the upper has the directory
-
-    async def _raise_above(self, number: int) -> None:
-        """Raise MirroredError if the mirror can change a node now that is known to it alone."""
-        if self._raise_directory_above(number):
-            await self._raise_proven(number)
-
-    def _raise_directory_above(self, number: int) -> bool:
-        """The same, but for its content; answers whether the mirror alone knows the node."""
-        place = None if number in self._nodes else self._mirror.where(number)
-        if place is None:
-            return False
-        self._raise_for_mirror(self._node(place.parent))
-        return True
-
-    async def _raise_around(self, parent: int, name: bytes, *, content: bool = True) -> None:
-        """Raise MirroredError if the mirror can change a name now, of what is known to it alone.
-
-        content: whether it needs that as well.
-        """
-        number = self._raise_directory_of(parent, name)
-        if number and content:
-            await self._raise_proven(number)
-
-    def _raise_directory_of(self, parent: int, name: bytes) -> int:
-        """The same, but for content; answers the number, if the mirror alone knows it, else 0."""
-        directory = self._node(parent)
-        number = self._mirror.number(directory, name)
-        if not number or self._tree.protection(directory):
-            return 0
-        self._raise_for_mirror(directory)
-        return number
-
-    def _raise_for_mirror(self, directory: Node) -> None:
-        if directory.upper is None and self._mirror.has_names(directory) is not None:
-            self._tree.raise_directory(directory)
-            raise MirroredError
-
-    def _name_to_make(self, parent: int, name: bytes) -> tuple[Node, Place]:
+    def _name_to_make(self, parent: int, name: bytes) -> Node:
         """As ``_new_name``, for what a mirror can make once the upper has the directory.
 
         Raises MirroredError then.
         """
-        raised = self._node(parent).upper is None
-        directory, place = self._new_name(parent, name)
-        if raised and self._mirror.has_names(directory) is not None:
-            raise MirroredError
-        return directory, place
+        raised = self._tree.node(parent).upper is None
+        directory = self._new_name(parent, name)
+        if raised:
+            self._handover.made_ready(directory)
+        return directory
 
     def _check_new_name(self, name: bytes) -> None:
         _check_name(name)
@@ -930,41 +676,3 @@ def _privileges(mode: int) -> int:
     if not stat.S_ISREG(mode):
         return 0
     return mode & (stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
-
-
-def _is_too_long(error: OSError, redirect: bytes) -> bool:
-    """Whether a redirect could not be set because the path is too long for an attribute."""
-    return error.errno in (errno.ENOSPC, errno.E2BIG, errno.ERANGE) and len(redirect) > NAME_MAX
-
-
-def _upper_place(directory: Node) -> Place:
-    assert directory.upper is not None
-    place: Place = directory.upper.entry.handle
-    return place
-
-
-def _path_below(directory: Node, name: bytes) -> bytes:
-    """The path of *name* in *directory* as the layers below the upper have it, merged.
-
-    Redirects of theirs are found on the way down, those of the upper are not theirs.
-    """
-    names = [name]
-    while directory.names:
-        redirect = None if directory.upper is None else directory.upper.entry.redirect
-        names.append(redirect or directory.names[0].name)
-        if names[-1].startswith(b"/"):
-            break
-        directory = directory.names[0].parent
-    else:
-        names.append(b"")
-    return b"/".join(reversed(names))
-
-
-def _place_of_name(node: Node, spot: _Spot) -> Place:
-    """The place of a node in the upper under one of its names; its own, if that is it."""
-    assert node.upper is not None
-    place: Place = node.upper.entry.handle
-    parent = _upper_place(spot.parent)
-    if place.parent is parent and place.name == spot.name:
-        return place
-    return Place(parent, spot.name)

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 import xxhash
 
 from unionfs.layers.base import Layer
+from unionfs.layers.places import Place
 from unionfs.merge import Source, described
 from unionfs.mirror import Mirror
 from unionfs.model import Attributes
@@ -170,6 +171,13 @@ class Node:
     def removed(self) -> bool:
         """Whether no name leads here any more."""
         return not self.names and self.number != ROOT_NUMBER
+
+    @property
+    def place(self) -> Place:
+        """Where it is in the upper, which has it."""
+        assert self.upper is not None
+        place: Place = self.upper.entry.handle
+        return place
 
     @property
     def top(self) -> Source:

@@ -1,7 +1,7 @@
-"""The union as a tree of nodes: finding them, and bringing them to the upper.
+"""The union as a tree of nodes: finding them, what they are like, keeping them true to the layers.
 
-It keeps the nodes true to the layers; what an operation means on them is
-:mod:`unionfs.filesystem`'s affair.
+What an operation means on them is :mod:`unionfs.filesystem`'s affair, bringing them to the upper
+that of :mod:`unionfs.raising`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import contextlib
 import errno
 import logging
 import os
-import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from unionfs import copyup, flags, merge
 from unionfs.layers import markers, places
@@ -23,10 +22,7 @@ from unionfs.mirror import Mirror, Whereabouts
 from unionfs.model import Attributes, Entry
 from unionfs.nodes import ROOT_NUMBER, Node, Nodes, Numbering
 from unionfs.upper import Upper
-from unionfs.waiting import in_thread, new_lock
-
-if TYPE_CHECKING:
-    import trio
+from unionfs.waiting import in_thread
 
 _log: Final = logging.getLogger(__name__)
 _ABSENT: Final = os.strerror(errno.ENOENT)
@@ -73,7 +69,6 @@ class Tree:
         mirror.space(self._layers[-1].statfs())
         if upper is not None:
             mirror.upper(upper)
-        self._copying: dict[Node, trio.Lock] = {}
         self.nodes.add(self._root())
 
     @property
@@ -89,6 +84,13 @@ class Tree:
         return self._layers
 
     # Finding
+
+    def node(self, number: int) -> Node:
+        """The node of a number. Raises OSError: ESTALE if nobody knows it."""
+        try:
+            return self.nodes[number]
+        except KeyError:
+            return self._adopted(number)
 
     def lookup(self, parent: Node, name: bytes) -> Node:
         """The node called *name* in *parent*. Raises OSError: ENOENT if there is none."""
@@ -216,7 +218,7 @@ class Tree:
         if node.upper is None:
             attributes: Attributes = node.top.entry.attributes
         else:
-            attributes = self.upper.layer.attributes(node.upper.entry.handle)
+            attributes = self.upper.layer.attributes(node.place)
         blocks = attributes.st_blocks
         if self._may_be_metacopy(node, attributes):
             # Its blocks are those of its content. That this is missing is an error for who wants to
@@ -271,8 +273,7 @@ class Tree:
 
     def protect(self, node: Node, protection: int) -> None:
         """Let a node, which the upper has, have just these of PROTECTING."""
-        assert node.upper is not None
-        place: Place = node.upper.entry.handle
+        place = node.place
         if protection:
             self.upper.set_mark(place, markers.PROTECTION, flags.mark(protection))
         else:
@@ -296,11 +297,10 @@ class Tree:
 
     def made(self, parent: Node, name: bytes) -> Node:
         """The node of what was just made in the upper under *name*."""
-        assert parent.upper is not None
         assert parent.children is not None
         # It is there, even if the rest fails.
         parent.children[name] = self._upper_position
-        node = self._new(Place(parent.upper.entry.handle, name))
+        node = self._new(Place(parent.place, name))
         self.nodes.add_name(node, parent, name, below=None)
         return node
 
@@ -327,9 +327,24 @@ class Tree:
         """The node that the mirror has told the kernel of, and not what a layer may have by now."""
         number = self._mirror.number(parent, name)
         place = self._mirror.where(number) if number else None
-        return None if place is None else self.adopt(number, parent, place)
+        return None if place is None else self._adopt(number, parent, place)
 
-    def adopt(self, number: int, parent: Node, place: Whereabouts) -> Node | None:
+    def _adopted(self, number: int) -> Node:
+        """The node of a number that only the mirror knows as yet."""
+        # With all that lies above it, which may be more than there is room for calls.
+        below: list[tuple[int, Whereabouts]] = []
+        while number not in self.nodes and (place := self._mirror.where(number)) is not None:
+            below.append((number, place))
+            number = place.parent
+        node = self.nodes[number] if number in self.nodes else self._adopt_removed(number)
+        while node is not None and below:
+            number, place = below.pop()
+            node = self._adopt(number, node, place)
+        if node is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return node
+
+    def _adopt(self, number: int, parent: Node, place: Whereabouts) -> Node | None:
         """The node of a number that only the mirror knows; None if it is another one by now.
 
         It is as the mirror has found it: a layer that changed meanwhile must not deceive us.
@@ -355,7 +370,7 @@ class Tree:
         self.nodes.add_name(node, parent, place.name, None if upper else first.position)
         return node
 
-    def adopt_removed(self, number: int) -> Node | None:
+    def _adopt_removed(self, number: int) -> Node | None:
         """The node of a number that only the mirror knows, and that has no name any more."""
         adopted = self._mirror.adopt(number)
         if adopted.descriptor < 0:
@@ -381,7 +396,7 @@ class Tree:
         last = node.index_key is not None and node.links == 1
         with contextlib.ExitStack() as stack:
             if node.upper is not None and known.in_upper:
-                place: Place = node.upper.entry.handle
+                place = node.place
                 if node.index_key is not None:
                     self.upper.set_links_by_upper(place, node.links)
                 refuge = None if last else self._refuge(node, parent, name)
@@ -396,60 +411,20 @@ class Tree:
             if last:
                 self.upper.drop_index(node.index_key)
 
-    # Bringing to the upper
-
-    async def copy_up(self, node: Node, size: int | None = None, *, content: bool = True) -> None:
-        """Bring a node, with all that lies above it, to the upper.
-
-        size: bytes of a regular file's content that are wanted, if a truncation comes next.
-        content: whether its content is wanted at all; without it a metacopy may do.
-        Raises OSError; then nothing has changed.
-        """
-        content = content or not self.upper.metacopies
-        # While a metacopy is filled, nothing else of it may change.
-        if self._is_up(node, content) and node not in self._copying:
+    def raised(self, node: Node, attributes: os.stat_result, place: Place) -> None:
+        """The upper has a node, or another inode for it, from now on, with all that is above it."""
+        assert self._upper is not None
+        if node.upper is not None:
+            places.forget(node.place)
+        entry = Entry(attributes, place)
+        node.upper = Source(self._upper_position, self._upper.layer, entry)
+        if not node.is_directory:
+            self.nodes.move(node, self._numbering.identity(self._upper_position, attributes))
             return
-        lock = self._copying.get(node)
-        if lock is None:
-            lock = self._copying[node] = new_lock()
-            # To wait for it would be to let others go first.
-            lock.acquire_nowait()
-        else:
-            await lock.acquire()
-        try:
-            if not self._is_up(node, content):
-                await self._copy_up(node, size, content)
-        finally:
-            lock.release()
-            # Whoever waits has been given it by now.
-            if not lock.locked():
-                self._copying.pop(node, None)
-
-    def raise_directory(self, node: Node) -> None:
-        """Bring a directory, with all that lies above it, to the upper."""
-        missing = []
-        while node.upper is None:
-            missing.append(node)
-            if not node.names:
-                break
-            node = node.names[0].parent
-        for directory in reversed(missing):
-            self._raise_one(directory)
-
-    async def keep_links(self, node: Node, parent: Node, name: bytes) -> None:
-        """Before *name* is taken away or moved: a lower inode with several names is in the upper
-        under this one, so that the others stay one file and its link count is right.
-        """
-        if node.is_directory or (node.index_key is None and not self._has_other_names(node)):
-            return
-        await self.copy_up(node, content=False)
-        if node.index_key is None:
-            return
-        if not node.has_name(parent, name).in_upper:
-            self._link_up(node, parent, name)
-        assert node.upper is not None
-        # Once it has a name that no layer has, the lower inode may not be at hand any more.
-        self.upper.set_links_by_upper(node.upper.entry.handle, node.links)
+        if self.protection(node):
+            self._mirror.leave(node)
+        self._mirror.raised(node)
+        place.hidden = frozenset()
 
     def open_upper(self, node: Node, flags: int) -> int:
         """Open what the upper has of a regular file. Raises OSError: ESTALE if it has another."""
@@ -549,11 +524,11 @@ class Tree:
         if not known.lower:
             known.lower = found.lower
         if known.upper is not None and found.upper is not None:
-            place: Place = known.upper.entry.handle
+            place = known.place
             if place.parent is None:
                 places.forget(place)
-                place.parent = found.upper.entry.handle.parent
-                place.name = found.upper.entry.handle.name
+                place.parent = found.place.parent
+                place.name = found.place.name
 
     def _refuge(self, node: Node, parent: Node, name: bytes) -> tuple[Place, bytes] | None:
         """Where a file in the upper is besides *name*."""
@@ -563,12 +538,8 @@ class Tree:
             return place.parent, place.name
         for other in node.names:
             if other.in_upper and (other.parent is not parent or other.name != name):
-                assert other.parent.upper is not None
-                return other.parent.upper.entry.handle, other.name
+                return other.parent.place, other.name
         return None
-
-    def _has_other_names(self, node: Node) -> bool:
-        return node.upper is None and node.lower[0].entry.attributes.st_nlink > 1
 
     def _find_protection(self, node: Node) -> int:
         if not (node.is_regular or node.is_directory):
@@ -580,208 +551,6 @@ class Tree:
         value = self.upper.layer.mark(place, markers.PROTECTION, places.listxattr(place))
         return flags.protection(value or b"")
 
-    def _protecting_marks(self, node: Node) -> list[tuple[bytes, bytes]]:
-        """The mark that a copy gets in the place of the flags that its lower inode has."""
-        protection = self.protection(node)
-        return [(markers.PROTECTION, flags.mark(protection))] if protection else []
-
-    def has_content(self, node: Node) -> bool:
-        """Whether the upper has a node with its content, if it is a regular file."""
-        return self._is_up(node, content=True)
-
-    def _is_up(self, node: Node, content: bool) -> bool:
-        if node.upper is None:
-            return False
-        return not (content and node.is_regular) or self.content(node) is node.upper
-
-    async def _copy_up(self, node: Node, size: int | None, content: bool) -> None:
-        if node.is_directory:
-            self.raise_directory(node)
-            return
-        if node.upper is not None:
-            await self._fill_metacopy(node, size)
-            return
-        upper, source = self.upper, node.lower[0]
-        # An empty file is whole anyway.
-        metacopy = node.is_regular and not content and source.entry.attributes.st_size > 0
-        for parent, _, _ in node.names:
-            self.raise_directory(parent)
-        origin = source.layer.origin(source.entry)
-        marks = [(markers.NUMBER, b"%d" % node.number)]
-        if origin is not None:
-            marks.append((markers.ORIGIN, origin))
-        marks += self._protecting_marks(node)
-        key = None
-        if self._has_other_names(node) and node.names:
-            key = copyup.index_key(source, origin)
-            if origin is None:
-                marks.append((markers.INDEX, key))
-        if metacopy:
-            # While there is a name that tells where it is.
-            self.content(node)
-            marks.append((markers.METACOPY, b""))
-        wanted = copyup.plan(upper, source, marks)
-        scratch = upper.scratch_name()
-        if metacopy:
-            whole = wanted.attributes.st_size
-            attributes = copyup.copy_regular(upper, scratch, None, whole, wanted)
-        elif node.is_regular:
-            descriptor = await open_source(self.content(node))
-            try:
-                attributes = await self._copy_regular(scratch, descriptor, size, wanted)
-            finally:
-                os.close(descriptor)
-        else:
-            attributes = copyup.copy_other(upper, scratch, source, wanted)
-        self._publish(node, scratch, attributes, key, whole=not metacopy)
-
-    async def _copy_regular(
-        self, scratch: bytes, source_fd: int, size: int | None, wanted: copyup.Plan
-    ) -> os.stat_result:
-        whole = wanted.attributes.st_size
-        size = whole if size is None else min(size, whole)
-        if size < whole:
-            wanted = wanted._replace(cut_ns=time.time_ns())
-        if size == 0:
-            return copyup.copy_regular(self.upper, scratch, source_fd, 0, wanted)
-        return await in_thread(copyup.copy_regular, self.upper, scratch, source_fd, size, wanted)
-
-    async def _fill_metacopy(self, node: Node, size: int | None) -> None:
-        """Give a metacopy file in the upper its content."""
-        assert node.upper is not None
-        place: Place = node.upper.entry.handle
-        source_fd = await open_source(self.content(node))
-        try:
-            status = places.status(place)
-            if status.st_nlink == 1 and [name.in_upper for name in node.names] == [True]:
-                await self._replace_metacopy(node, source_fd, size, status)
-            else:
-                await self._fill_in_place(node, source_fd)
-        finally:
-            os.close(source_fd)
-
-    async def _replace_metacopy(
-        self, node: Node, source_fd: int, size: int | None, status: os.stat_result
-    ) -> None:
-        """Put a whole copy in the place of a metacopy file."""
-        assert node.upper is not None
-        upper, place = self.upper, node.upper.entry.handle
-        copyup.require_owner(upper.layer.attributes(place))
-        left = {
-            name
-            for mark in (markers.METACOPY, markers.REDIRECT)
-            for name in markers.spellings(mark, markers.USER)
-        }
-        kept = [
-            (name, places.getxattr(place, name))
-            for name in places.listxattr(place)
-            if name not in left
-        ]
-        # It becomes another inode of the upper.
-        number = (upper.prefix + markers.NUMBER, b"%d" % node.number)
-        wanted = copyup.Plan(status, kept, [number], copyup.copied_flags(node.upper))
-        scratch = upper.scratch_name()
-        attributes = await self._copy_regular(scratch, source_fd, size, wanted)
-        self._publish(node, scratch, attributes, None)
-
-    async def _fill_in_place(self, node: Node, source_fd: int) -> None:
-        """Fill a metacopy file with several names; the mark goes when the content is on disk."""
-        assert node.upper is not None
-        target_fd = self.open_upper(node, os.O_RDWR)
-        try:
-            ordering = self.upper.ordering
-            await in_thread(copyup.fill_metacopy, source_fd, target_fd, ordering)
-            _rebind(node, target_fd)
-        finally:
-            os.close(target_fd)
-        self.upper.remove_mark(node.upper.entry.handle, markers.METACOPY)
-        node.content = node.upper
-
-    def _raise_one(self, node: Node) -> None:
-        upper, source = self.upper, node.top
-        scratch = upper.scratch_name()
-        wanted = copyup.plan(upper, source, self._protecting_marks(node))
-        attributes = copyup.copy_other(upper, scratch, source, wanted)
-        self._publish(node, scratch, attributes, None)
-
-    def _publish(
-        self,
-        node: Node,
-        scratch: bytes,
-        attributes: os.stat_result,
-        key: bytes | None,
-        *,
-        whole: bool = True,
-    ) -> None:
-        """Give a complete copy its names and the node its place in the upper.
-
-        whole: whether a regular file's content is in it, so that it is read there from now on.
-        The node may have lost its names while it was copied: then the copy has none either.
-        """
-        upper = self.upper
-        rebound = whole and node.files
-        with contextlib.ExitStack() as opened:
-            with upper.discarding(scratch):
-                if rebound:
-                    # While nothing has changed, for it may fail.
-                    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-                    copy = os.open(scratch, flags, dir_fd=upper.scratch)
-                    opened.callback(os.close, copy)
-                place = self._place(node, scratch, key)
-            if rebound:
-                _rebind(node, copy)
-        if node.upper is not None:
-            places.forget(node.upper.entry.handle)
-        node.upper = Source(self._upper_position, upper.layer, Entry(attributes, place))
-        if node.is_directory:
-            if self.protection(node):
-                self._mirror.leave(node)
-            self._mirror.raised(node)
-            place.hidden = frozenset()
-            return
-        self.nodes.move(node, self._numbering.identity(self._upper_position, attributes))
-        if whole:
-            node.content = node.upper
-        if key is not None:
-            for parent, name, _ in list(node.names):
-                self._link_up(node, parent, name)
-            upper.set_links_by_upper(place, node.links)
-
-    def _place(self, node: Node, scratch: bytes, key: bytes | None) -> Place:
-        """Move a complete copy to where it belongs; answers its place."""
-        upper = self.upper
-        place = upper.scratch_place(scratch)
-        if not node.names:
-            with places.outliving(place):
-                upper.drop_scratch(scratch)
-        elif key is not None:
-            links = node.lower[0].entry.attributes.st_nlink
-            upper.set_links_by_lower(place, links, links)
-            place = upper.publish_index(scratch, key)
-            node.index_key, node.links = key, links
-        else:
-            parent, name, _ = node.names[0]
-            assert parent.upper is not None
-            upper.publish(scratch, parent.upper.entry.handle, name)
-            place.parent, place.name = parent.upper.entry.handle, name
-            node.names[0] = node.names[0]._replace(below=None)
-        return place
-
-    def _link_up(self, node: Node, parent: Node, name: bytes) -> None:
-        """Give the copy of an indexed inode the name *name* in the upper too."""
-        assert node.upper is not None
-        assert node.index_key is not None
-        # A name may have been looked up while the copy was made.
-        self.raise_directory(parent)
-        assert parent.upper is not None
-        upper, place = self.upper, node.upper.entry.handle
-        if node.lower:
-            lower_links = node.lower[0].entry.attributes.st_nlink
-            upper.set_links_by_lower(place, node.links, lower_links)
-        upper.link_copy(node.index_key, parent.upper.entry.handle, name)
-        known = node.has_name(parent, name)
-        node.names[node.names.index(known)] = known._replace(below=None)
-
 
 def _may_be_asked(node: Node) -> bool:
     """Whether one name in a directory may be looked for without reading the others.
@@ -790,10 +559,4 @@ def _may_be_asked(node: Node) -> bool:
     """
     if not node.is_directory:
         return False
-    return node.upper is None or node.upper.entry.handle.hidden is not None
-
-
-def _rebind(node: Node, descriptor: int) -> None:
-    """Let descriptors that were opened below read what *descriptor* does from now on."""
-    for file in node.files:
-        os.dup2(descriptor, file.descriptor, inheritable=False)
+    return node.upper is None or node.place.hidden is not None

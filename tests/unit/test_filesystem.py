@@ -104,7 +104,7 @@ async def test_two_who_write_one_file_share_its_copy(make: Make, gate: Gate) -> 
         await wait_all_tasks_blocked()
         gate.open()
     assert gate.copies == 1
-    assert not union.filesystem._tree._copying
+    assert not union.filesystem._raising._copying
     assert tree(union.upper) == {"file": "other" + BIG[5:]}
 
 
