@@ -35,7 +35,7 @@ class Ordering(enum.IntEnum):
 
         Raises OSError.
         """
-        if self is Ordering.WRITTEN:
+        if self is not Ordering.UNORDERED:
             syscalls.sync_file_range(descriptor, start, count, syscalls.SYNC_FILE_RANGE_WRITE)
 
     def settle(self, descriptor: int) -> None:

@@ -5,7 +5,9 @@ import os
 import random
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from tests.support import linux
 from tests.support.acls import ACCESS, DEFAULT, acl
 from tests.support.filesystems import FileSystems
 from tests.support.layers import FIFO, OLD, Directory, File, Symlink, Tree
-from tests.support.mounts import Mount, Mounts, three_times
+from tests.support.mounts import Mount, Mounts, UnionMount, three_times
 from tests.support.snapshots import NEW, differences, snapshot
 
 _CHANGES: dict[str, Callable[[Path], object]] = {
@@ -191,52 +193,80 @@ def test_a_layer_is_never_written(both: Mounts[Mount]) -> None:
     assert {path: path.lstat().st_ctime_ns for path in times} == times
 
 
+def _at_once(acts: Sequence[Callable[[], object]]) -> None:
+    """Each in a thread of its own. Raises what the first of those that failed raised."""
+    barrier = threading.Barrier(len(acts))
+
+    def begin(act: Callable[[], object]) -> None:
+        barrier.wait()
+        act()
+
+    with ThreadPoolExecutor(len(acts)) as threads:
+        for done in [threads.submit(begin, act) for act in acts]:
+            done.result()
+
+
+def _write_at(path: Path, content: bytes, offset: int) -> None:
+    with linux.opened(path, os.O_RDWR) as descriptor:
+        os.pwrite(descriptor, content, offset)
+
+
 def test_many_open_one_file_for_writing_at_once(both: Mounts[Mount]) -> None:
     content = random.Random(5).randbytes(4 << 20)
     mount = both({"file": content})
-    barrier = threading.Barrier(8)
-    failures: list[Exception] = []
-
-    def write(number: int) -> None:
-        barrier.wait()
-        try:
-            with linux.opened(mount / "file", os.O_RDWR) as descriptor:
-                os.pwrite(descriptor, b"%d" % number, number)
-        except OSError as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    _at_once([partial(_write_at, mount / "file", b"%d" % number, number) for number in range(8)])
     for when in three_times(mount):
         assert (mount / "file").read_bytes() == b"01234567" + content[8:], when
+
+
+def test_many_large_files_are_copied_at_once(both: Mounts[Mount]) -> None:
+    """More than the data plane copies at the same time, and what is small meanwhile."""
+    content = random.Random(7).randbytes(2 << 20)
+    large = {str(number): content for number in range(24)}
+    mount = both({"d": {**large, "small": "small"}})
+    writes = [partial(_write_at, mount / "d" / name, b"!", 1) for name in [*large, "small"]]
+    _at_once([*writes, (mount / "d" / "small").stat])
+    for when in three_times(mount):
+        for name in large:
+            assert (mount / "d" / name).read_bytes() == content[:1] + b"!" + content[2:], when
+        assert (mount / "d" / "small").read_text() == "s!all", when
+
+
+@pytest.mark.parametrize("end", ["renamed", "removed", "replaced"])
+def test_a_large_file_loses_its_name_while_it_is_copied(
+    union: Mounts[UnionMount], end: str
+) -> None:
+    """As with the kernel's, which may answer EEXIST, though, if the file is removed."""
+    content = random.Random(8).randbytes(8 << 20)
+    mount = union({"d": {"file": content, "other": "other"}})
+    file = mount / "d" / "file"
+    acts: dict[str, Callable[[], object]] = {
+        "renamed": lambda: file.rename(mount / "d" / "new"),
+        "removed": file.unlink,
+        "replaced": lambda: (mount / "d" / "other").rename(file),
+    }
+    with linux.opened(file) as held:
+        path = Path(f"/proc/self/fd/{held}")
+        _at_once([partial(_write_at, path, b"!", 1), acts[end]])
+        changed = content[:1] + b"!" + content[2:]
+        assert os.pread(held, len(content), 0) == changed
+    shown = {
+        "renamed": {"new": changed, "other": b"other"},
+        "removed": {"other": b"other"},
+        "replaced": {"file": b"other"},
+    }
+    for when in three_times(mount):
+        found = {path.name: path.read_bytes() for path in (mount / "d").iterdir()}
+        assert found == shown[end], when
 
 
 def test_many_change_different_names_in_one_directory_at_once(both: Mounts[Mount]) -> None:
     """All of them need the same parents in the upper."""
     mount = both({"a": {"b": {"c": {str(number): "content" for number in range(16)}}}})
-    barrier = threading.Barrier(16)
-    failures: list[Exception] = []
-
-    def write(number: int) -> None:
-        barrier.wait()
-        try:
-            (mount.path / "a" / "b" / "c" / str(number)).write_text("changed")
-        except OSError as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    directory = mount / "a" / "b" / "c"
+    _at_once([partial((directory / str(number)).write_text, "changed") for number in range(16)])
     for when in three_times(mount):
-        files = (mount.path / "a" / "b" / "c").iterdir()
-        assert [path.read_text() for path in files] == ["changed"] * 16, when
+        assert [path.read_text() for path in directory.iterdir()] == ["changed"] * 16, when
 
 
 def test_a_full_upper_leaves_the_file_as_it_was(

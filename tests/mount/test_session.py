@@ -226,6 +226,11 @@ def _loads_nothing_for(mount: UnionMount, act: Callable[[Path], object]) -> bool
     return not re.search(r"\| +trio$", mount.stderr.read_text(), re.MULTILINE)
 
 
+def _write_first_byte(path: Path) -> None:
+    with linux.opened(path, os.O_WRONLY) as descriptor:
+        os.write(descriptor, b"!")
+
+
 _CHANGES: dict[str, Callable[[Path], object]] = {
     "a new file": lambda root: (root / "d/new").write_text("new"),
     "a new directory": lambda root: (root / "d/new").mkdir(),
@@ -234,6 +239,7 @@ _CHANGES: dict[str, Callable[[Path], object]] = {
     "a name less": lambda root: (root / "d/file").unlink(),
     "another mode": lambda root: (root / "d/file").chmod(0o600),
     "another content": lambda root: (root / "d/file").write_text("new"),
+    "another byte of much": lambda root: _write_first_byte(root / "d/much"),
 }
 
 
@@ -242,7 +248,7 @@ _CHANGES: dict[str, Callable[[Path], object]] = {
 def test_what_the_plane_lacks_it_gets_before_python_is_loaded(
     union: Mounts[UnionMount], kernel: Mounts[KernelMount], change: str
 ) -> None:
-    layer: Tree = {"d": {"file": "x"}}
+    layer: Tree = {"d": {"file": "x", "much": b"m" * (3 << 20)}}
     expected = kernel(layer, upper=True)
     _CHANGES[change](expected.path)
     for _ in range(_ATTEMPTS):

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "changes.h"
+#include "copyup.h"
 #include "names.h"
 #include "waiting.h"
 
@@ -433,6 +434,9 @@ static bool leaves_too_few(const struct fuse_in_header *header)
     return opens(header->opcode) && handles_highest() >= opens_below;
 }
 
+/* In a thread of its own, as handle: what takes so long that the others should not wait for it. */
+static bool handle_aside(const char *bytes, size_t size, bool again);
+
 /* AGAIN: Python had it already. */
 static void handle(char *bytes, size_t size, struct scratch *scratch, bool again)
 {
@@ -449,6 +453,8 @@ static void handle(char *bytes, size_t size, struct scratch *scratch, bool again
         verdict = names_handle(&request, scratch);
     if (verdict == FORWARD)
         verdict = changes_handle(&request);
+    if (verdict == FORWARD && copyup_was_long() && handle_aside(bytes, size, again))
+        return;
     if (verdict == FORWARD)
         forward(&request);
     else if (showing && !again)
@@ -583,6 +589,12 @@ void channel_again(void)
 
 /* Threads */
 
+static void end_serving(void)
+{
+    if (atomic_fetch_sub(&serving, 1) == 1)
+        end_queue();
+}
+
 static void *serve(void *argument)
 {
     (void)argument;
@@ -600,9 +612,61 @@ static void *serve(void *argument)
     waiting_resign(&waiting);
     free(scratch.memory);
     free(bytes);
-    if (atomic_fetch_sub(&serving, 1) == 1)
-        end_queue();
+    end_serving();
     return NULL;
+}
+
+/* Signals are Python's. Answers 0, or an errno. */
+static int start_thread(void *(*run)(void *), void *argument)
+{
+    pthread_t thread;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    atomic_fetch_add(&serving, 1);
+    int error = pthread_create(&thread, NULL, run, argument);
+    if (error == 0)
+        pthread_detach(thread);
+    else
+        atomic_fetch_sub(&serving, 1);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return error;
+}
+
+/* A request that is handled aside. */
+struct errand {
+    size_t size;
+    bool again;
+    char bytes[];
+};
+
+static void *run_errand(void *argument)
+{
+    struct errand *errand = argument;
+    struct scratch scratch = {malloc(request_most), request_most};
+    changes_begin();
+    copyup_take_time();
+    if (scratch.memory == NULL)
+        scratch.size = 0;
+    handle(errand->bytes, errand->size, &scratch, errand->again);
+    free(scratch.memory);
+    free(errand);
+    end_serving();
+    return NULL;
+}
+
+static bool handle_aside(const char *bytes, size_t size, bool again)
+{
+    struct errand *errand = malloc(sizeof(*errand) + size);
+    if (errand == NULL)
+        return false;
+    errand->size = size;
+    errand->again = again;
+    memcpy(errand->bytes, bytes, size);
+    if (start_thread(run_errand, errand) == 0)
+        return true;
+    free(errand);
+    return false;
 }
 
 enum { RESERVED = 64 };
@@ -621,7 +685,6 @@ static void make_room_for_descriptors(int fd, int limit)
 
 int channel_start(int kernel, int threads, size_t most, const void *begin, size_t size)
 {
-    sigset_t all, before;
     if (size < sizeof(struct fuse_in_header) || (first = new_message(begin, size)) == NULL) {
         errno = EINVAL;
         return -1;
@@ -636,23 +699,10 @@ int channel_start(int kernel, int threads, size_t most, const void *begin, size_
     int limit = table_descriptors_most();
     opens_below = limit - RESERVED;
     make_room_for_descriptors(kernel, limit);
-    /* Signals are Python's. */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     int started = 0;
     int error = 0;
-    while (started < threads) {
-        pthread_t thread;
-        atomic_fetch_add(&serving, 1);
-        error = pthread_create(&thread, NULL, serve, NULL);
-        if (error != 0) {
-            atomic_fetch_sub(&serving, 1);
-            break;
-        }
-        pthread_detach(thread);
+    while (started < threads && (error = start_thread(serve, NULL)) == 0)
         started++;
-    }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (started == 0) {
         close(ready_fd);
         ready_fd = -1;

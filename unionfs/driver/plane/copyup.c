@@ -17,8 +17,11 @@
 #include "copyup.h"
 #include "plane.h"
 
-/* Bytes that are copied here: what takes longer Python does in a thread of its own. */
-enum { COPIED_MOST = 1 << 20 };
+enum {
+    AT_ONCE_MOST = 1 << 20, /* bytes that are copied while others wait */
+    STRETCH = 4 << 20,      /* bytes that the disk begins with before all are copied */
+    LONG_MOST = 16,         /* long copies at the same time */
+};
 
 pthread_mutex_t copyup_names_lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -57,8 +60,8 @@ struct copying {
     int layer;
     int source; /* the lower file, or the content of one that was told */
     const struct fuse_attr *told; /* what it is like, if that was told */
-    off_t size; /* of which so many bytes are wanted; -1 for all */
-    off_t whole; /* bytes that it is known to have */
+    struct stat status; /* what the copy is to be like */
+    off_t size; /* bytes of it that are wanted */
 };
 
 /* Content */
@@ -106,22 +109,39 @@ static bool share_blocks(const struct copying *copying, int to)
     return false;
 }
 
-static bool copy_content(const struct copying *copying, int to, off_t size, off_t whole)
+/* Let the disk begin with what is waited for when all else is done: see unionfs/ordering.py. */
+static bool begin_to_settle(int fd, off_t start, off_t size)
 {
-    if (size > 0 && share_blocks(copying, to))
-        return size == whole || ftruncate(to, size) == 0;
-    for (off_t at = 0; at < size;) {
+    return ordering == UNORDERED || sync_file_range(fd, start, size, SYNC_FILE_RANGE_WRITE) == 0;
+}
+
+static bool copy_stretch(const struct copying *copying, int to, off_t at, off_t end)
+{
+    while (at < end) {
         off_t in = at, out = at;
         bool by_kernel = is_able(no_ranges, copying->layer);
         ssize_t done =
-            by_kernel ? copy_file_range(copying->source, &in, to, &out, (size_t)(size - at), 0)
-                      : copy_by_hand(copying->source, to, at, (size_t)(size - at));
+            by_kernel ? copy_file_range(copying->source, &in, to, &out, (size_t)(end - at), 0)
+                      : copy_by_hand(copying->source, to, at, (size_t)(end - at));
         if (done < 0 && by_kernel)
             note_unable(no_ranges, copying->layer);
         else if (done <= 0)
             return false;
         else
             at += done;
+    }
+    return true;
+}
+
+static bool copy_content(const struct copying *copying, int to)
+{
+    off_t size = copying->size;
+    if (size > 0 && share_blocks(copying, to))
+        return ftruncate(to, size) == 0;
+    for (off_t at = 0; at < size; at += STRETCH) {
+        off_t end = size - at > STRETCH ? at + STRETCH : size;
+        if (!copy_stretch(copying, to, at, end) || !begin_to_settle(to, at, end - at))
+            return false;
     }
     return true;
 }
@@ -180,12 +200,6 @@ bool copyup_announce(struct directory *directory, int above)
 
 /* Copies */
 
-/* Let the disk begin with what is waited for when all else is done: see unionfs/ordering.py. */
-static bool begin_to_settle(int fd)
-{
-    return ordering != WRITTEN || sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE) == 0;
-}
-
 static bool settle(int fd)
 {
     switch (ordering) {
@@ -199,15 +213,19 @@ static bool settle(int fd)
     }
 }
 
-/* What the copy is to be like. Answers whether it can be made here. */
-static bool describe(const struct copying *copying, struct stat *status, off_t *size)
+/*
+ * Find out what the copy is to be like, of a file that is known to have WHOLE bytes, of which the
+ * first WANTED (-1: all) are needed. Answers whether it can be made here.
+ */
+static bool describe(struct copying *copying, off_t whole, off_t wanted)
 {
-    if (fstat(copying->source, status) != 0 || status->st_size != copying->whole)
+    struct stat *status = &copying->status;
+    if (fstat(copying->source, status) != 0 || status->st_size != whole)
         return false; /* the layer has changed */
-    bool cut = copying->size >= 0 && copying->size < status->st_size;
-    *size = cut ? copying->size : status->st_size;
+    bool cut = wanted >= 0 && wanted < whole;
+    copying->size = cut ? wanted : whole;
     /* Holes are Python's. */
-    if (*size > COPIED_MOST || (*size > 0 && status->st_blocks * 512 < status->st_size))
+    if (copying->size > 0 && status->st_blocks * 512 < whole)
         return false;
     if (copying->told == NULL && !is_simple(copying->source, status))
         return false;
@@ -224,19 +242,13 @@ static bool describe(const struct copying *copying, struct stat *status, off_t *
  */
 static bool build(const struct copying *copying, int target)
 {
-    struct stat status;
-    off_t size;
-    if (!describe(copying, &status, &size))
-        return false;
-    struct timespec times[2] = {status.st_atim, status.st_mtim};
-    return copy_content(copying, target, size, status.st_size)
-           && (size == 0 || begin_to_settle(target))
-           && fchown(target, status.st_uid, status.st_gid) == 0
+    const struct stat *status = &copying->status;
+    struct timespec times[2] = {status->st_atim, status->st_mtim};
+    return copy_content(copying, target) && fchown(target, status->st_uid, status->st_gid) == 0
            && set_number(target, copying->number)
-           && (copying->told != NULL
-               || set_origin(target, copying->layer, copying->source))
-           && fchmod(target, status.st_mode & 07777) == 0 && futimens(target, times) == 0
-           && (size == 0 || settle(target));
+           && (copying->told != NULL || set_origin(target, copying->layer, copying->source))
+           && fchmod(target, status->st_mode & 07777) == 0 && futimens(target, times) == 0
+           && (copying->size == 0 || settle(target));
 }
 
 /* Give the copy its name; the directory's times stay, for nothing changed in the union. */
@@ -282,58 +294,161 @@ static bool take_up(const struct claim *claim, int target)
     return good;
 }
 
-/* Answers a descriptor of the copy, -1 if there is none. */
-static int copy(const struct copying *copying, const struct claim *claim)
+/*
+ * Claim the name of plain lower file NUMBER, whose directory is in the upper. Answers the bytes that
+ * it is known to have, -1 if it can't be claimed: then nobody has to release it.
+ */
+static off_t claim_file(uint64_t number, struct claim *claim)
 {
-    struct scratch_name name = new_name();
-    int target = openat(scratch, name.text, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (target < 0)
-        return -1;
-    bool published = build(copying, target) && publish(&name, claim);
-    if (published && take_up(claim, target))
-        return target;
-    if (!published)
-        unlinkat(scratch, name.text, 0);
+    off_t whole = -1;
+    pthread_mutex_lock(&table_lock);
+    struct node *node = table_find(number);
+    struct child *child = node == NULL || node->pinned || node->upper ? NULL : node->child;
+    if (child != NULL && child->kind == PLAIN && child->type == DT_REG && !child->claimed
+        && nodes_claim(child, claim))
+        whole = (off_t)node->attributes.size;
+    pthread_mutex_unlock(&table_lock);
+    return whole;
+}
+
+static void release(struct claim *claim)
+{
+    pthread_mutex_lock(&table_lock);
+    nodes_settle(claim);
+    pthread_mutex_unlock(&table_lock);
+}
+
+/* A file in the scratch directory, called NAME; -1 if there is none. */
+static int new_file(struct scratch_name *name)
+{
+    *name = new_name();
+    return openat(scratch, name->text, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+}
+
+static int discard(int target, const struct scratch_name *name)
+{
+    unlinkat(scratch, name->text, 0);
     close(target);
     return -1;
 }
 
-/* Claim the name of a plain lower file, of WHOLE bytes, whose directory is in the upper. */
-static bool claim_file(uint64_t number, struct claim *claim, off_t *whole)
+/* Let CLAIM's name lead to TARGET, a copy that is called NAME. Answers it, or -1. */
+static int put(const struct claim *claim, int target, const struct scratch_name *name)
 {
-    pthread_mutex_lock(&table_lock);
-    struct node *node = table_find(number);
-    struct child *child = node == NULL || node->pinned || node->upper ? NULL : node->child;
-    bool mine = child != NULL && child->kind == PLAIN && child->type == DT_REG && !child->claimed
-                && nodes_claim(child, claim);
-    if (mine)
-        *whole = (off_t)node->attributes.size;
-    pthread_mutex_unlock(&table_lock);
-    return mine;
+    if (!publish(name, claim))
+        return discard(target, name);
+    if (take_up(claim, target))
+        return target;
+    close(target);
+    return -1;
+}
+
+/* Answers a descriptor of the copy, -1 if there is none. */
+static int copy_at_once(const struct copying *copying, const struct claim *claim)
+{
+    struct scratch_name name;
+    int target = new_file(&name);
+    if (target < 0)
+        return -1;
+    return build(copying, target) ? put(claim, target, &name) : discard(target, &name);
+}
+
+/* Copies that take long */
+
+/* Of this thread: whether it has time for them, and whether one was left for want of it. */
+static _Thread_local bool has_time, was_long;
+
+/* The files that are being copied; 0 where there is none. */
+static uint64_t long_copies[LONG_MOST];
+static pthread_mutex_t long_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t long_ended = PTHREAD_COND_INITIALIZER;
+
+void copyup_take_time(void)
+{
+    has_time = true;
+}
+
+bool copyup_was_long(void)
+{
+    bool was = was_long;
+    was_long = false;
+    return was;
+}
+
+static uint64_t *find_long(uint64_t number)
+{
+    for (size_t at = 0; at < LONG_MOST; at++)
+        if (long_copies[at] == number)
+            return &long_copies[at];
+    return NULL;
+}
+
+/* Wait until nobody else copies NUMBER; NULL if there are too many others. */
+static uint64_t *begin_long(uint64_t number)
+{
+    pthread_mutex_lock(&long_lock);
+    while (find_long(number) != NULL)
+        pthread_cond_wait(&long_ended, &long_lock);
+    uint64_t *unused = find_long(0);
+    if (unused != NULL)
+        *unused = number;
+    pthread_mutex_unlock(&long_lock);
+    return unused;
+}
+
+static void end_long(uint64_t *copied)
+{
+    pthread_mutex_lock(&long_lock);
+    *copied = 0;
+    pthread_cond_broadcast(&long_ended);
+    pthread_mutex_unlock(&long_lock);
+}
+
+/* As copy_at_once, but the name is claimed when the copy is built: until then anybody may use it. */
+static int copy_long(const struct copying *copying)
+{
+    struct scratch_name name;
+    struct claim claim;
+    uint64_t *copied = begin_long(copying->number);
+    if (copied == NULL)
+        return -1;
+    int target = nodes_open_upper(copying->number, O_RDWR);
+    if (target < 0 && (target = new_file(&name)) >= 0) {
+        if (build(copying, target) && claim_file(copying->number, &claim) >= 0) {
+            target = put(&claim, target, &name);
+            release(&claim);
+        } else {
+            target = discard(target, &name);
+        }
+    }
+    end_long(copied);
+    return target;
 }
 
 int copyup_file(uint64_t number, off_t size)
 {
     struct claim claim;
     struct place place;
-    off_t whole;
     if (!copyup_possible() || !nodes_find_place(number, S_IFREG, &place))
         return -1;
     int target = -1;
-    if ((!place.told || place.bare) && claim_file(number, &claim, &whole)) {
+    off_t whole = !place.told || place.bare ? claim_file(number, &claim) : -1;
+    if (whole >= 0) {
         struct copying copying = {.number = number,
                                   .layer = place.source.layer,
                                   .source = nodes_open_place(&place, number),
-                                  .told = place.told ? &place.attributes : NULL,
-                                  .size = size,
-                                  .whole = whole};
-        if (copying.source >= 0) {
-            target = copy(&copying, &claim);
+                                  .told = place.told ? &place.attributes : NULL};
+        bool possible = copying.source >= 0 && describe(&copying, whole, size);
+        bool is_long = possible && copying.size > AT_ONCE_MOST;
+        if (possible && !is_long)
+            target = copy_at_once(&copying, &claim);
+        release(&claim);
+        if (is_long && has_time)
+            target = copy_long(&copying);
+        else if (is_long)
+            was_long = true;
+        if (copying.source >= 0)
             close(copying.source);
-        }
-        pthread_mutex_lock(&table_lock);
-        nodes_settle(&claim);
-        pthread_mutex_unlock(&table_lock);
     }
     nodes_leave_place(&place);
     return target;

@@ -1,5 +1,5 @@
 /*
- * Copy-up of what is small and has nothing unusual about it, and whiteouts. unionfs/copyup.py and
+ * Copy-up of what has nothing unusual about it, and whiteouts. unionfs/copyup.py and
  * unionfs/workdir.py have the rules, and do the rest.
  */
 #ifndef UNIONFS_COPYUP_H
@@ -25,6 +25,13 @@ bool copyup_possible(void);
  * Called without the lock.
  */
 int copyup_file(uint64_t number, off_t size);
+
+/*
+ * Copies that take long are made only by a thread that said that it has the time. Whether one was
+ * left since this was asked before, for it has not.
+ */
+void copyup_take_time(void);
+bool copyup_was_long(void);
 
 /*
  * Put a whiteout in the place of NAME in the upper's directory ABOVE. PRESENT: the upper has the
