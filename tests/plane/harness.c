@@ -103,7 +103,7 @@ static uint64_t draw_number(void)
 static const char *const NAMES[] = {
     "file", "dir",  "link",   "twice", "hole",  "fifo", "gone", ".wh.gone", "other", "sub",
     "new",  "deep", "opaque", "",      ".",     "..",   "big",  "\xff\xfe", ".wh.",  "in",
-    "own",  "a",    "b",      "c",
+    "own",  "a",    "b",      "c",     "p",    "q",    "r",    "s",
 };
 
 /* A name with its zero byte; answers its size with that. No slash: what is outside stays so. */
@@ -543,6 +543,9 @@ static const struct {
     {FUSE_LINK, "/nN"},
     {FUSE_OPEN, "fw"},
     {FUSE_OPEN, "fw"},
+    {FUSE_OPEN, "Ww"},
+    {FUSE_OPEN, "Ww"},
+    {FUSE_OPEN, "Ww"},
     {FUSE_READ, "hosfqfw"},
     {FUSE_WRITE, "hosfqfwD"},
     {FUSE_STATFS, ""},
@@ -640,6 +643,9 @@ static void append_field(struct packet *packet, char field)
         break;
     case 'f':
         word = chance(8) ? (uint32_t)draw_number() : flags[draw(sizeof(flags) / sizeof(flags[0]))];
+        break;
+    case 'W':
+        word = O_RDWR;
         break;
     case 'c':
         word = chance(8) ? (uint32_t)draw_number() : calls[draw(sizeof(calls) / sizeof(calls[0]))];

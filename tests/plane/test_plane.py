@@ -35,9 +35,11 @@ _GAMES = 5
 _STEPS = 2000
 _FUZZED_INPUTS = 3000
 
+_LARGE: Tree = dict.fromkeys("pqrs", "content")
 _BASE: Tree = {
+    **_LARGE,
     "file": "content",
-    "dir": {"in": "in", "deep": {f"{number}": "x" for number in range(300)}},
+    "dir": {**_LARGE, "in": "in", "deep": {f"{number}": "x" for number in range(300)}},
     "twice": HardLink("dir/in"),
     "link": Symlink("file"),
     "hole": File(size=1 << 20),

@@ -453,7 +453,8 @@ static void handle(char *bytes, size_t size, struct scratch *scratch, bool again
         verdict = names_handle(&request, scratch);
     if (verdict == FORWARD)
         verdict = changes_handle(&request);
-    if (verdict == FORWARD && copyup_was_long() && handle_aside(bytes, size, again))
+    bool was_long = copyup_was_long();
+    if (verdict == FORWARD && was_long && handle_aside(bytes, size, again))
         return;
     if (verdict == FORWARD)
         forward(&request);
@@ -623,21 +624,18 @@ static int start_thread(void *(*run)(void *), void *argument)
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    atomic_fetch_add(&serving, 1);
     int error = pthread_create(&thread, NULL, run, argument);
     if (error == 0)
         pthread_detach(thread);
-    else
-        atomic_fetch_sub(&serving, 1);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return error;
 }
 
 /* A request that is handled aside. */
 struct errand {
-    size_t size;
     bool again;
-    char bytes[];
+    size_t size;
+    char bytes[]; /* aligned as what is before it */
 };
 
 static void *run_errand(void *argument)
@@ -655,16 +653,29 @@ static void *run_errand(void *argument)
     return NULL;
 }
 
+/* One more thread serves, unless none does any more: then what they use may be closed. */
+static bool go_on_serving(void)
+{
+    int count = serving;
+    while (count > 0)
+        if (atomic_compare_exchange_weak(&serving, &count, count + 1))
+            return true;
+    return false;
+}
+
 static bool handle_aside(const char *bytes, size_t size, bool again)
 {
     struct errand *errand = malloc(sizeof(*errand) + size);
     if (errand == NULL)
         return false;
-    errand->size = size;
     errand->again = again;
+    errand->size = size;
     memcpy(errand->bytes, bytes, size);
-    if (start_thread(run_errand, errand) == 0)
-        return true;
+    if (go_on_serving()) {
+        if (start_thread(run_errand, errand) == 0)
+            return true;
+        end_serving();
+    }
     free(errand);
     return false;
 }
@@ -701,8 +712,14 @@ int channel_start(int kernel, int threads, size_t most, const void *begin, size_
     make_room_for_descriptors(kernel, limit);
     int started = 0;
     int error = 0;
-    while (started < threads && (error = start_thread(serve, NULL)) == 0)
-        started++;
+    while (started < threads && error == 0) {
+        atomic_fetch_add(&serving, 1);
+        error = start_thread(serve, NULL);
+        if (error == 0)
+            started++;
+        else
+            atomic_fetch_sub(&serving, 1);
+    }
     if (started == 0) {
         close(ready_fd);
         ready_fd = -1;

@@ -92,6 +92,12 @@ static ssize_t copy_by_hand(int from, int to, off_t at, size_t size)
 enum { LAYERS_REMEMBERED = 512 };
 static atomic_bool no_clones[LAYERS_REMEMBERED], no_ranges[LAYERS_REMEMBERED];
 
+/* Whether an error is of the two file systems, and not of this file or moment. */
+static bool is_never_possible(int error)
+{
+    return error == EOPNOTSUPP || error == EXDEV || error == ENOSYS || error == ENOTTY;
+}
+
 static bool is_able(const atomic_bool *unable, int layer)
 {
     return layer >= LAYERS_REMEMBERED || !unable[layer];
@@ -109,7 +115,8 @@ static bool share_blocks(const struct copying *copying, int to)
         return false;
     if (ioctl(to, FICLONE, copying->source) == 0)
         return true;
-    note_unable(no_clones, copying->layer);
+    if (is_never_possible(errno))
+        note_unable(no_clones, copying->layer);
     return false;
 }
 
@@ -121,27 +128,32 @@ static bool begin_to_settle(int fd, off_t start, off_t size)
 
 static bool copy_stretch(const struct copying *copying, int to, off_t at, off_t end)
 {
+    bool by_kernel = is_able(no_ranges, copying->layer);
     while (at < end) {
         off_t in = at, out = at;
-        bool by_kernel = is_able(no_ranges, copying->layer);
         ssize_t done =
             by_kernel ? copy_file_range(copying->source, &in, to, &out, (size_t)(end - at), 0)
                       : copy_by_hand(copying->source, to, at, (size_t)(end - at));
-        if (done < 0 && by_kernel)
-            note_unable(no_ranges, copying->layer);
-        else if (done <= 0)
-            return false;
-        else
+        if (done > 0) {
             at += done;
+        } else if (done < 0 && by_kernel) {
+            by_kernel = false;
+            if (is_never_possible(errno))
+                note_unable(no_ranges, copying->layer);
+        } else {
+            return false;
+        }
     }
     return true;
 }
 
 static bool copy_content(const struct copying *copying, int to)
 {
+    struct stat status;
     off_t size = copying->size;
     if (size > 0 && share_blocks(copying, to))
-        return ftruncate(to, size) == 0;
+        return fstat(to, &status) == 0 && status.st_size >= size
+               && (status.st_size == size || ftruncate(to, size) == 0);
     for (off_t at = 0; at < size; at += STRETCH) {
         off_t end = size - at > STRETCH ? at + STRETCH : size;
         if (!copy_stretch(copying, to, at, end) || !begin_to_settle(to, at, end - at))
@@ -299,16 +311,16 @@ static bool take_up(const struct claim *claim, int target)
 }
 
 /*
- * Claim the name of plain lower file NUMBER, whose directory is in the upper. Answers the bytes that
- * it is known to have, -1 if it can't be claimed: then nobody has to release it.
+ * Claim the name of plain lower file NUMBER, whose directory is in the upper, once nobody else does.
+ * Answers the bytes that it is known to have, -1 if it is no such file: then nobody has to release it.
  */
 static off_t claim_file(uint64_t number, struct claim *claim)
 {
     off_t whole = -1;
     pthread_mutex_lock(&table_lock);
-    struct node *node = table_find(number);
+    struct node *node = nodes_settled(number);
     struct child *child = node == NULL || node->pinned || node->upper ? NULL : node->child;
-    if (child != NULL && child->kind == PLAIN && child->type == DT_REG && !child->claimed
+    if (child != NULL && child->kind == PLAIN && child->type == DT_REG
         && nodes_claim(child, claim))
         whole = (off_t)node->attributes.size;
     pthread_mutex_unlock(&table_lock);
@@ -408,22 +420,32 @@ static void end_long(uint64_t *copied)
     pthread_mutex_unlock(&long_lock);
 }
 
-/* As copy_at_once, but the name is claimed when the copy is built: until then anybody may use it. */
-static int copy_long(const struct copying *copying)
+static int build_long(const struct copying *copying)
 {
     struct scratch_name name;
     struct claim claim;
+    int target = new_file(&name);
+    if (target < 0)
+        return -1;
+    if (!build(copying, target) || claim_file(copying->number, &claim) < 0)
+        return discard(target, &name);
+    target = put(&claim, target, &name);
+    release(&claim);
+    return target;
+}
+
+/* As copy_at_once, but the name is claimed when the copy is built: until then anybody may use it. */
+static int copy_long(const struct copying *copying)
+{
+    struct claim claim;
+    int target = -1;
     uint64_t *copied = begin_long(copying->number);
     if (copied == NULL)
         return -1;
-    int target = nodes_open_upper(copying->number, O_RDWR);
-    if (target < 0 && (target = new_file(&name)) >= 0) {
-        if (build(copying, target) && claim_file(copying->number, &claim) >= 0) {
-            target = put(&claim, target, &name);
-            release(&claim);
-        } else {
-            target = discard(target, &name);
-        }
+    /* It may have become another while others copied it. */
+    if (claim_file(copying->number, &claim) >= 0) {
+        release(&claim);
+        target = build_long(copying);
     }
     end_long(copied);
     return target;
@@ -455,7 +477,8 @@ int copyup_file(uint64_t number, off_t size)
             close(copying.source);
     }
     nodes_leave_place(&place);
-    return target;
+    /* Somebody else may have brought it there meanwhile. */
+    return target >= 0 ? target : nodes_open_upper(number, O_RDWR);
 }
 
 /* Whiteouts */

@@ -188,27 +188,16 @@ bool names_refer(uint64_t number)
     return node != NULL;
 }
 
-/* The node of a number, once nobody takes its name away or moves it any more. */
-static struct node *settled_node(uint64_t number)
-{
-    struct node *node = table_find(number);
-    while (node != NULL && node->child != NULL && node->child->claimed) {
-        pthread_cond_wait(&table_settled, &table_lock);
-        node = table_find(number);
-    }
-    return node;
-}
-
 /* A settled node that has all its names, if it is a directory that has some. */
 static struct node *whole_node(uint64_t number)
 {
-    struct node *node = settled_node(number);
+    struct node *node = nodes_settled(number);
     while (node != NULL && node->directory != NULL && node->directory->partial
            && !node->directory->left) {
         pthread_mutex_unlock(&table_lock);
         bool whole = tree_knows(number);
         pthread_mutex_lock(&table_lock);
-        node = settled_node(number);
+        node = nodes_settled(number);
         if (!whole && node != NULL && node->directory != NULL)
             node->directory->left = true; /* Python knows the rule, or the error */
     }
@@ -248,7 +237,7 @@ uint64_t names_number(uint64_t parent, const char *name, size_t length)
 bool names_where(uint64_t number, struct whereabouts *found)
 {
     pthread_mutex_lock(&table_lock);
-    const struct node *node = settled_node(number);
+    const struct node *node = nodes_settled(number);
     const struct child *child = node == NULL || node->pinned ? NULL : node->child;
     int *layers = NULL;
     if (child != NULL && child->directory->node != NULL)

@@ -128,6 +128,16 @@ bool nodes_trust(uint64_t parent, const char *name, const char *path)
     return trusted;
 }
 
+struct node *nodes_settled(uint64_t number)
+{
+    struct node *node = table_find(number);
+    while (node != NULL && node->child != NULL && node->child->claimed) {
+        pthread_cond_wait(&table_settled, &table_lock);
+        node = table_find(number);
+    }
+    return node;
+}
+
 bool nodes_claim(struct child *child, struct claim *claim)
 {
     *claim = (struct claim){child, child->directory, tree_upper(child->directory)};

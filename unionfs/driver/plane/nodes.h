@@ -77,6 +77,9 @@ struct claim {
     int above; /* the upper's descriptor of the directory */
 };
 
+/* The node of NUMBER, once its name is not claimed any more. Gives the lock up meanwhile. */
+struct node *nodes_settled(uint64_t number);
+
 /* Answers whether that can be: the directory has to be in the upper. */
 bool nodes_claim(struct child *child, struct claim *claim);
 void nodes_settle(struct claim *claim);
