@@ -231,8 +231,8 @@ class Raising:
             with upper.discarding(scratch):
                 if rebound:
                     # While nothing has changed, for it may fail.
-                    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-                    copy = os.open(scratch, flags, dir_fd=upper.scratch)
+                    reading = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+                    copy = os.open(scratch, reading, dir_fd=upper.scratch)
                     opened.callback(os.close, copy)
                 place = self._place(node, scratch, key)
             if rebound:

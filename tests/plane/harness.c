@@ -520,7 +520,7 @@ static void speak_as_python(bool of_names)
 
 /*
  * What bodies consist of: (h)andle, (n)ode, (o)ffset and (q)uad of 8 bytes; (s)ize, (f)lags, (c)all
- * of ioctl(2) and (w)ord of 4; (N)ame; (D)ata; (F)orgotten nodes after their count.
+ * of ioctl(2), flags for (W)riting and (w)ord of 4; (N)ame; (D)ata; (F)orgotten nodes after their count.
  */
 static const struct {
     uint32_t opcode;
